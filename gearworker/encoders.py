@@ -8,7 +8,7 @@ Errors of an encoder are ``PayloadError`` with the reason, never a traceback of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -157,7 +157,8 @@ def find_encoder(encoder: str | Encoder | type[Encoder] | None, payload: Any = N
     """The encoder that a task's options ask for.
 
     Args:
-        encoder: "bytes", "text", "json", "msgpack", or an encoder; None is bytes, or JSON where a payload type is given.
+        encoder: "bytes", "text", "json", "msgpack", or an encoder; None is bytes, or JSON where a payload type is
+            given.
         payload: the type that a JSON or MessagePack payload must have; None for any.
 
     Raises:
@@ -175,4 +176,4 @@ def find_encoder(encoder: str | Encoder | type[Encoder] | None, payload: Any = N
             raise PayloadError(f"no encoder {encoder!r}; there are bytes, text, json and msgpack") from None
     if not callable(getattr(encoder, "encode", None)) or not callable(getattr(encoder, "decode", None)):
         raise PayloadError(f"{encoder!r} is no encoder: it needs encode(obj) and decode(bytes)")
-    return encoder
+    return cast(Encoder, encoder)
