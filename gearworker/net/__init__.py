@@ -1,0 +1,1 @@
+"""The only floor that opens sockets: addresses, delays and one connection."""
