@@ -1,10 +1,10 @@
 """One connection to a peer: one socket, one reader, one writer that sends in batches, bounded output.
 
 Theory of operation. The owner reads by calling ``recv`` from one greenlet. Anybody in the same hub writes by ``write``,
-which only appends; the first write of a turn of the hub's loop wakes the writer greenlet, which runs when the turn's other
-greenlets have run, so all packets of a turn go out in one send. Whoever writes much calls ``wait_writable`` between: it
-waits while more than ``high_water_bytes`` are unsent, so a peer that does not read holds up its producers instead of
-filling the memory. A connection never reconnects: when it ends, reading, writing and waiting raise ``ConnectionLost``.
+which only appends; the first write of a turn of the hub's loop wakes the writer greenlet, which runs when the turn's
+other greenlets have run, so all packets of a turn go out in one send. Whoever writes much calls ``wait_writable``
+between: it waits while more than ``high_water_bytes`` are unsent, so a peer that does not read holds up its producers
+instead of filling the memory. A connection never reconnects: when it ends, reading, writing and waiting raise ``ConnectionLost``.
 """
 
 from __future__ import annotations
@@ -102,12 +102,10 @@ class Connection:
             raise ConnectionLost(self.address, self.close_reason)
         self._out.append(data)
         self.unsent_bytes += len(data)
-        if self._parked:
-            self._parked = False
-            self._hub.loop.run_callback(self._writer.switch)
+        self.wake_writer()
 
     def wake_writer(self) -> None:
-        """Have ``before_send`` asked at the end of this turn, though nothing was written."""
+        """Have the writer run at the end of this turn, and ``before_send`` with it."""
         if self._parked:
             self._parked = False
             self._hub.loop.run_callback(self._writer.switch)
@@ -133,7 +131,7 @@ class Connection:
 
         Switches: yes.
         """
-        with gevent.Timeout(timeout_s, False):
+        with gevent.Timeout(timeout_s, False):  # type: ignore[arg-type]  # False: end quietly; the stubs don't know
             while self.unsent_bytes and not self.closed:
                 self._drained.clear()
                 self._drained.wait()
@@ -227,7 +225,7 @@ def _open(address: Address) -> Any:
 
 
 def tune(sock: Any) -> None:
-    """Set what every TCP connection here has: no delay for small sends, and keepalive that notices a dead peer in 25 s."""
+    """Set what every TCP connection here has: no delay for small sends, keepalive that notices a dead peer in 25 s."""
     sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
     sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_KEEPALIVE, 1)
     for level, name, value in _KEEPALIVE:
