@@ -4,7 +4,8 @@ Theory of operation. The owner reads by calling ``recv`` from one greenlet. Anyb
 which only appends; the first write of a turn of the hub's loop wakes the writer greenlet, which runs when the turn's
 other greenlets have run, so all packets of a turn go out in one send. Whoever writes much calls ``wait_writable``
 between: it waits while more than ``high_water_bytes`` are unsent, so a peer that does not read holds up its producers
-instead of filling the memory. A connection never reconnects: when it ends, reading, writing and waiting raise ``ConnectionLost``.
+instead of filling the memory. A connection never reconnects: when it ends, reading, writing and waiting raise
+``ConnectionLost``.
 """
 
 from __future__ import annotations
