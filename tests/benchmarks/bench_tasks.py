@@ -1,0 +1,19 @@
+"""The tasks that the benchmarks serve."""
+
+from __future__ import annotations
+
+import gevent
+
+from gearworker.job import GearmanJob
+from gearworker.task import task
+
+
+@task("noop")
+def noop(job: GearmanJob) -> None:
+    """Do nothing: what is measured is all that the worker does around a handler."""
+
+
+@task("sleep")
+def sleep(job: GearmanJob) -> None:
+    """Wait for 50 ms, as a handler does that asks another service."""
+    gevent.sleep(0.05)
