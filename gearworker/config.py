@@ -213,6 +213,26 @@ class Config(Section, frozen=True, kw_only=True):
         """The job servers as ``Address.parse`` takes them; "embedded" stays as it is."""
         return [server if isinstance(server, str) else msgspec.to_builtins(server) for server in self.job_servers]
 
+    def assign_pools(self, task_pools: Mapping[str, str | None]) -> dict[str, list[str]]:
+        """``assign_pools`` for this configuration, whose patterns leave the prefix out.
+
+        Args:
+            task_pools: the pool that each task asks for, or None, by the task's whole name.
+
+        Returns:
+            The whole names of every pool's tasks.
+
+        Raises:
+            ConfigError: as ``assign_pools``, with file and line.
+        """
+        whole = {name.removeprefix(self.prefix): name for name in task_pools}
+        own = {name: task_pools[whole_name] for name, whole_name in whole.items()}
+        try:
+            assigned = assign_pools(own, self.pools, own)
+        except ConfigError as error:
+            raise self.error(error.key or "pools", error.reason) from None
+        return {pool: [whole[name] for name in names] for pool, names in assigned.items()}
+
     def error(self, key: str, reason: str) -> ConfigError:
         """The error for a value of this configuration that turned out to be unusable, with its file and line."""
         return ConfigError(reason, file=self.file, key=key, line=line_of(key, self.lines))

@@ -412,3 +412,14 @@ class TestAssignPools:
         with pytest.raises(ConfigError) as caught:
             assign_pools(["a"], {"default": Pool()}, {"a": "images"})
         assert str(caught.value) == "pools: has no pool images, which the task a asks for"
+
+    def test_of_a_configuration_patterns_leave_the_prefix_out(self) -> None:
+        config = parse("prefix: dev.\npools:\n  images: {tasks: ['re*']}\n  texts: {tasks: ['*ort']}")
+        assert config.assign_pools({"dev.resize": None, "mail": "texts", "dev.dev.resize": None}) == {
+            "default": ["dev.dev.resize"],
+            "images": ["dev.resize"],
+            "texts": ["mail"],
+        }
+        with pytest.raises(ConfigError) as caught:
+            config.assign_pools({"dev.report": None})
+        assert str(caught.value) == "c.yaml:5: pools.texts.tasks: the task report is in the pool images as well"
