@@ -11,7 +11,6 @@ instead of filling the memory. A connection never reconnects: when it ends, read
 from __future__ import annotations
 
 import socket as stdlib_socket
-from collections.abc import Callable
 from typing import Any, Final
 
 import gevent
@@ -38,8 +37,6 @@ class Connection:
     Args:
         sock: a connected gevent socket, plain or TLS; the connection owns it from now on.
         address: the peer's name for errors and logs.
-        before_send: called by the writer right before it gathers what to send, to add packets to the same batch. It may
-            write, and may not switch.
         high_water_bytes: above this many unsent bytes ``wait_writable`` waits.
     """
 
@@ -48,14 +45,12 @@ class Connection:
         sock: Any,
         address: str,
         *,
-        before_send: Callable[[], None] | None = None,
         high_water_bytes: int = HIGH_WATER_BYTES,
     ) -> None:
         self.address = address
         self.closed = False
         self.close_reason = ""
         self.unsent_bytes = 0
-        self.before_send = before_send
         self.high_water_bytes = high_water_bytes
         self._sock = sock
         self._out: list[bytes] = []
@@ -103,10 +98,6 @@ class Connection:
             raise ConnectionLost(self.address, self.close_reason)
         self._out.append(data)
         self.unsent_bytes += len(data)
-        self.wake_writer()
-
-    def wake_writer(self) -> None:
-        """Have the writer run at the end of this turn, and ``before_send`` with it."""
         if self._parked:
             self._parked = False
             self._hub.loop.run_callback(self._writer.switch)
@@ -158,8 +149,6 @@ class Connection:
         """The writer greenlet's life: gather, send, park."""
         out = self._out
         while not self.closed:
-            if self.before_send is not None:
-                self.before_send()
             if not out:
                 self._parked = True
                 self._hub.switch()
@@ -181,7 +170,6 @@ def connect(
     address: Address,
     *,
     timeout_s: float = 5.0,
-    before_send: Callable[[], None] | None = None,
     high_water_bytes: int = HIGH_WATER_BYTES,
 ) -> Connection:
     """Connect to a peer; its name is looked up afresh each time.
@@ -189,7 +177,7 @@ def connect(
     Args:
         address: where it is.
         timeout_s: for the name look-up, the connection and the TLS handshake together.
-        before_send, high_water_bytes: as for ``Connection``.
+        high_water_bytes: as for ``Connection``.
 
     Raises:
         ServerUnavailable: it can't be reached, or not in time, or TLS can't be agreed on.
@@ -212,7 +200,7 @@ def connect(
     except (OSError, UnicodeError) as error:
         _discard(sock)
         raise ServerUnavailable(str(address), _reason(error)) from None
-    return Connection(sock, str(address), before_send=before_send, high_water_bytes=high_water_bytes)
+    return Connection(sock, str(address), high_water_bytes=high_water_bytes)
 
 
 def _open(address: Address) -> Any:

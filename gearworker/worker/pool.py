@@ -1,0 +1,180 @@
+"""A pool: a named bound on how many jobs run at a time, and the slots that run them.
+
+Theory of operation. A slot is a greenlet that lives as long as the pool and runs one job after another; starting one
+for each job would cost several times what the rest of a small job costs. Every job server's link of the pool asks for
+free slots before it grabs, so grabs in flight and jobs together never exceed the concurrency, and a job that arrives
+always finds a slot. Arrived jobs wait in ``_ready`` for the rest of the turn only.
+
+One slot is woken for a batch of arrived jobs. Before it runs the first it has a second slot woken: when the handler
+yields, that one takes the next job, and so on; when no handler ever yields, the first slot runs the whole batch without
+a single switch. A slot that has run jobs for ``TURN_S`` without a pause lets the rest of the process have its turn.
+
+Freed slots are shared among the links that want more, in turns, so no job server starves another.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeAlias, cast
+
+import gevent
+from gevent.event import Event
+
+from gearworker.job import GearmanJob
+
+TURN_S: Final = 0.01
+_Slot: TypeAlias = "gevent.Greenlet[[], Any]"
+
+
+class Grabber(Protocol):
+    """What a pool needs of a link: how many jobs it wants, and a way to let it have them."""
+
+    @property
+    def wanted(self) -> int:
+        """How many more jobs it would grab now."""
+
+    def grab(self, count: int) -> None:
+        """Grab so many; their slots are reserved."""
+
+
+class Pool:
+    """Slots for a bounded number of jobs at a time.
+
+    Args:
+        name: as in the configuration.
+        concurrency: how many jobs may run at a time.
+        run: runs one job to its end; never raises.
+        max_in_flight_bytes: while the payloads of jobs in hand are over this size, no more are grabbed or read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        concurrency: int,
+        run: Callable[[GearmanJob], None],
+        *,
+        max_in_flight_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self.name = name
+        self.concurrency = concurrency
+        self.free = concurrency
+        self.running: set[GearmanJob] = set()
+        self.in_flight_bytes = 0
+        self.max_in_flight_bytes = max_in_flight_bytes
+        self._run = run
+        self._ready: deque[GearmanJob] = deque()
+        self._idle: list[_Slot] = []
+        self._slots: list[_Slot] = []
+        self._waking = False
+        self._stopped = False
+        self._refill_due = False
+        self._grabbers: deque[Grabber] = deque()
+        self._under_budget = Event()
+        self._under_budget.set()
+        self._hub = gevent.get_hub()
+
+    # ------------------------------------------------------------------ links
+
+    def join(self, grabber: Grabber) -> None:
+        """Let a link have a share of the slots."""
+        self._grabbers.append(grabber)
+
+    def schedule_refill(self) -> None:
+        """Share out free slots at the end of this turn. Switches: never."""
+        if not self._refill_due:
+            self._refill_due = True
+            self._hub.loop.run_callback(self._refill)
+
+    def _refill(self) -> None:
+        self._refill_due = False
+        if self.in_flight_bytes > self.max_in_flight_bytes:
+            return
+        hungry = [grabber for grabber in self._grabbers if grabber.wanted > 0]
+        self._grabbers.rotate(-1)
+        while hungry and self.free > 0:
+            share = max(1, self.free // len(hungry))
+            for grabber in hungry:
+                count = min(grabber.wanted, share, self.free)
+                if count > 0:
+                    self.free -= count
+                    grabber.grab(count)
+            hungry = [grabber for grabber in hungry if grabber.wanted > 0]
+
+    def give_back(self, count: int) -> None:
+        """Slots reserved for grabs that brought no job are free again."""
+        self.free += count
+        self.schedule_refill()
+
+    def take_back(self, count: int) -> None:
+        """Slots given back too early are taken after all; the pool may owe slots for a while."""
+        self.free -= count
+
+    def wait_for_budget(self) -> None:
+        """Wait while the payloads in hand are over the byte budget. Switches: then."""
+        while self.in_flight_bytes > self.max_in_flight_bytes:
+            self._under_budget.clear()
+            self._under_budget.wait()
+
+    # ------------------------------------------------------------------ jobs
+
+    def dispatch(self, job: GearmanJob) -> None:
+        """Give a job, for which a slot was reserved, to a slot. Switches: never."""
+        self.in_flight_bytes += job.data_bytes
+        self._ready.append(job)
+        if not self._waking:
+            self._wake_slot()
+
+    def _wake_slot(self) -> None:
+        if self._idle:
+            slot = self._idle.pop()
+            self._waking = True
+            self._hub.loop.run_callback(slot.switch)
+        elif len(self._slots) < self.concurrency:
+            self._waking = True
+            self._slots.append(gevent.spawn(self._live))
+
+    def _live(self) -> None:
+        """A slot's life. The order of its statements is the path of every job."""
+        ready, running, run = self._ready, self.running, self._run
+        hub, me = self._hub, cast(_Slot, gevent.getcurrent())
+        while not self._stopped:
+            self._waking = False
+            turn_started_at = 0.0
+            while ready:
+                job = ready.popleft()
+                if ready and not self._waking:
+                    self._wake_slot()
+                running.add(job)
+                run(job)
+                running.discard(job)
+                self.free += 1
+                if job.data_bytes:
+                    self._release_bytes(job.data_bytes)
+                self.schedule_refill()
+                if not turn_started_at:
+                    turn_started_at = job.started_at
+                elif ready and job.started_at - turn_started_at > TURN_S:
+                    turn_started_at = 0.0
+                    gevent.sleep(0)
+            if not self._stopped:
+                self._idle.append(me)
+                hub.switch()
+
+    def _release_bytes(self, count: int) -> None:
+        self.in_flight_bytes -= count
+        if self.in_flight_bytes <= self.max_in_flight_bytes and not self._under_budget.is_set():
+            self._under_budget.set()
+
+    def kill(self) -> None:
+        """End all slots; handlers that run get a GreenletExit. Switches: until they have ended."""
+        self._stopped = True
+        self._ready.clear()
+        gevent.killall(self._slots)
+        self._slots.clear()
+        self._idle.clear()
+
+    @property
+    def reserved(self) -> int:
+        """Slots kept for grabs in flight and jobs about to start."""
+        return max(0, self.concurrency - self.free - len(self.running))

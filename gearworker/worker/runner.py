@@ -1,0 +1,212 @@
+"""Running one job: the only place where a handler is called.
+
+For each task the runner builds, once, a call that takes a job and gives the encoded result; what the task's options
+ask for is wrapped around it from the inside out: the handler (a generator's items are sent as WORK_DATA), the native
+thread, the time limit, the retries. So a task without options pays for none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
+from types import GeneratorType
+from typing import Any, Final
+
+import gevent
+from gevent.threadpool import ThreadPool
+
+from gearworker.encoders import Encoder
+from gearworker.errors import ConnectionLost, FailJob, JobTimeout, PayloadError
+from gearworker.job import GearmanJob
+from gearworker.middleware import Middleware, Outcome, call_hook, overridden
+from gearworker.net.backoff import Backoff
+from gearworker.protocol.packets import PacketType
+from gearworker.task import Task
+
+log = logging.getLogger(__name__)
+
+MAX_ERROR_BYTES: Final = 4096
+"""How much of an exception's text a client is sent."""
+
+_Call = Callable[[GearmanJob], bytes]
+
+
+class Runner:
+    """Runs the jobs of some tasks and answers for each exactly once.
+
+    Args:
+        tasks: the tasks it may be given.
+        middleware: its hooks are called around each job, in this order.
+        max_threads: how many handlers with ``thread=True`` may run at a time.
+    """
+
+    def __init__(self, tasks: Iterable[Task], middleware: Sequence[Middleware] = (), *, max_threads: int = 10) -> None:
+        self._before = overridden(middleware, "before_job")
+        self._after = overridden(middleware, "after_job")
+        self._max_threads = max_threads
+        self._threads: ThreadPool | None = None
+        self._abandoned: dict[GearmanJob, Any] = {}
+        self._calls: dict[str, _Call] = {task.name: self._build(task) for task in tasks}
+
+    def run(self, job: GearmanJob) -> None:
+        """Run a job to its end and send its final packet. Never raises. Switches: as the handler does."""
+        job.started_at = started_at = monotonic()
+        for before in self._before:
+            call_hook(before, job)
+        failure: BaseException | None = None
+        outcome: Outcome = "complete"
+        packet_type, data = PacketType.WORK_COMPLETE, b""
+        try:
+            data = self._calls[job.task](job)
+        except BaseException as error:  # whatever a handler raises ends its job and nothing else
+            failure = error
+            outcome, packet_type, data = _judge(error)
+        connection: Any = job.connection
+        if not connection.finish(job, packet_type, data):
+            outcome = "lost"
+        for after in self._after:
+            call_hook(after, job, outcome, monotonic() - started_at, len(data), failure)
+        if failure is not None and self._abandoned:
+            self._wait_for_abandoned(job)
+
+    def stop(self) -> None:
+        """Let go of the native threads; those that still run a handler are not waited for."""
+        if self._threads is not None:
+            self._threads.kill()
+
+    # ------------------------------------------------------------------ building a task's call
+
+    def _build(self, task: Task) -> _Call:
+        call = _handler_call(task)
+        if task.thread:
+            call = self._in_thread(call)
+        if task.timeout_s is not None:
+            call = _with_timeout(call, task.timeout_s)
+        if task.retries:
+            call = _with_retries(call, task)
+        return _with_decoding(call, task.encoder)
+
+    def _in_thread(self, call: _Call) -> _Call:
+        def run_in_thread(job: GearmanJob) -> bytes:
+            if self._threads is None:
+                self._threads = ThreadPool(self._max_threads)
+            result: Any = self._threads.spawn(_caught, call, job)
+            try:
+                data, error = result.get()
+            except BaseException:
+                self._abandoned[job] = result
+                raise
+            if error is not None:
+                raise error
+            return bytes(data)
+
+        return run_in_thread
+
+    def _wait_for_abandoned(self, job: GearmanJob) -> None:
+        """A native thread can't be stopped, so its slot stays taken until it ends, or threads would pile up."""
+        result = self._abandoned.pop(job, None)
+        if result is not None and not result.ready():
+            log.warning("task %s: its native thread runs on after its job ended; the slot waits for it", job.task)
+            result.wait()
+
+
+def _handler_call(task: Task) -> _Call:
+    handler, encode = task.handler, task.encoder.encode
+
+    def call(job: GearmanJob) -> bytes:
+        result = handler(job)
+        if type(result) is GeneratorType:
+            result = _stream(job, result)
+        return encode(result)
+
+    return call
+
+
+def _stream(job: GearmanJob, items: Any) -> Any:
+    """Send what a generator yields; give what it returns."""
+    try:
+        while True:
+            job.send_data(next(items))
+    except StopIteration as end:
+        return end.value
+    finally:
+        items.close()
+
+
+def _with_decoding(call: _Call, encoder: Encoder) -> _Call:
+    def decode_and_call(job: GearmanJob) -> bytes:
+        job.encoder = encoder
+        job.data = encoder.decode(job.data)
+        return call(job)
+
+    return decode_and_call
+
+
+def _with_timeout(call: _Call, timeout_s: float) -> _Call:
+    def call_in_time(job: GearmanJob) -> bytes:
+        timeout = gevent.Timeout.start_new(timeout_s)
+        try:
+            return call(job)
+        except gevent.Timeout as error:
+            if error is timeout:
+                raise JobTimeout(timeout_s) from error
+            raise
+        finally:
+            timeout.close()
+
+    return call_in_time
+
+
+def _with_retries(call: _Call, task: Task) -> _Call:
+    final: tuple[type[Exception], ...] = (FailJob, PayloadError, ConnectionLost)
+    if task.thread:
+        final += (JobTimeout,)  # its native thread runs on; a second one beside it would help nobody
+
+    def call_again(job: GearmanJob) -> bytes:
+        backoff = Backoff(first_s=0.1, cap_s=10.0)
+        while True:
+            try:
+                return call(job)
+            except final:
+                raise
+            except Exception as error:
+                if job.attempt > task.retries or getattr(job.connection, "closed", False):
+                    raise
+                delay_s = backoff.next_s()
+                log.warning(
+                    "task %s: attempt %d failed (%s: %s), again in %.1f s",
+                    job.task, job.attempt, type(error).__name__, error, delay_s,
+                )  # fmt: skip
+                job.attempt += 1
+                gevent.sleep(delay_s)
+
+    return call_again
+
+
+def _caught(call: _Call, job: GearmanJob) -> tuple[bytes, BaseException | None]:
+    """In a native thread: give the exception instead of raising, or gevent would print it."""
+    try:
+        return call(job), None
+    except BaseException as error:
+        return b"", error
+
+
+# ---------------------------------------------------------------------- judging the end
+
+
+def _judge(error: BaseException) -> tuple[Outcome, PacketType, bytes]:
+    """What an exception makes of its job: the outcome, the final packet's type and data."""
+    if isinstance(error, FailJob):
+        return "fail", PacketType.WORK_FAIL, b""
+    outcome: Outcome = "timeout" if isinstance(error, JobTimeout) else "exception"
+    return outcome, PacketType.WORK_EXCEPTION, _describe(error)
+
+
+def _describe(error: BaseException) -> bytes:
+    """Class and message for the client; the traceback stays in our log."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # a __str__ that raises
+        text = type(error).__name__
+    return text.encode("utf-8", "replace")[:MAX_ERROR_BYTES]
