@@ -9,16 +9,31 @@ from typing import Any, Final, Protocol
 
 from gearworker.encoders import BYTES, Encoder
 from gearworker.protocol.packets import PacketType
+from gearworker.request import (
+    JOB_COMPLETE,
+    JOB_CREATED,
+    JOB_FAILED,
+    JOB_PENDING,
+    JOB_UNKNOWN,
+    PRIORITY_HIGH,
+    PRIORITY_LOW,
+    PRIORITY_NONE,
+    GearmanJobRequest,
+)
 
-PRIORITY_NONE: Final = None
-PRIORITY_LOW: Final = "LOW"
-PRIORITY_HIGH: Final = "HIGH"
-
-JOB_UNKNOWN: Final = "UNKNOWN"
-JOB_PENDING: Final = "PENDING"
-JOB_CREATED: Final = "CREATED"
-JOB_FAILED: Final = "FAILED"
-JOB_COMPLETE: Final = "COMPLETE"
+__all__ = [
+    "GearmanJob",
+    "GearmanJobRequest",
+    "JobConnection",
+    "PRIORITY_NONE",
+    "PRIORITY_LOW",
+    "PRIORITY_HIGH",
+    "JOB_UNKNOWN",
+    "JOB_PENDING",
+    "JOB_CREATED",
+    "JOB_FAILED",
+    "JOB_COMPLETE",
+]
 
 _MAX_STATUS: Final = 2**32 - 1
 
@@ -126,83 +141,3 @@ class GearmanJob:
 
     def __repr__(self) -> str:
         return f"<GearmanJob task={self.task!r} handle={self.handle!r} unique={self.unique!r}>"
-
-
-class RequestWatcher(Protocol):
-    """Whoever wants to hear of every change of a request."""
-
-    def request_changed(self, request: GearmanJobRequest) -> None:
-        """The request has changed its state or got an update."""
-
-
-class GearmanJobRequest:
-    """A job as its client sees it: what was asked for, how far it is, what came of it.
-
-    Theory of operation. A request is UNKNOWN to every job server, PENDING once it was sent, CREATED once a job server
-    has it, and in the end COMPLETE or FAILED. A lost connection makes it UNKNOWN again, unless it is a background job
-    that was accepted: that one is the job server's now. Two ways lead to FAILED besides the job's own failure: a job
-    server that refuses the submit, and a client that learns that no result will come (the job server no longer knows
-    the job, or the result is too large or can't be decoded). ``exception`` then holds the error.
-
-    Args:
-        gearman_job: the job.
-        initial_priority: PRIORITY_NONE, PRIORITY_LOW or PRIORITY_HIGH.
-        background: nobody waits for the result.
-        max_attempts: how often it is sent until a job server accepts it.
-
-    Attributes:
-        result: what the job returned, decoded; None before the state is COMPLETE.
-        exception: what a WORK_EXCEPTION carried, decoded (as it came where it can't be), or a ``GearmanError`` where
-            the job did not fail by itself; None for a plain WORK_FAIL.
-        state: one of the JOB_* constants.
-        timed_out: the last wait ended before what it waited for had come.
-        status: ``{}``, or a dict with handle, known, running, numerator, denominator, and time_received (Unix time).
-        connection_attempts: how often it was sent since it was last without an accepting job server.
-    """
-
-    __slots__ = (
-        "__dict__",
-        "__weakref__",
-        "_data_updates",
-        "_warning_updates",
-        "_watchers",
-        "background",
-        "connection_attempts",
-        "exception",
-        "gearman_job",
-        "has_fresh_unique",
-        "max_connection_attempts",
-        "priority",
-        "result",
-        "state",
-        "status",
-        "submission",
-        "timed_out",
-    )
-
-    def __init__(
-        self,
-        gearman_job: GearmanJob,
-        initial_priority: str | None = PRIORITY_NONE,
-        background: bool = False,
-        max_attempts: int = 1,
-    ) -> None:
-        self.gearman_job = gearman_job
-        self.priority = initial_priority
-        self.background = background
-        self.max_connection_attempts = max_attempts
-        self.has_fresh_unique = False
-        self.submission: Submission | None = None
-        self._watchers: list[RequestWatcher] = []
-        self._clear()
-
-    def _clear(self) -> None:
-        self.connection_attempts = 0
-        self.result: Any = None
-        self.exception: Any = None
-        self.state = JOB_UNKNOWN
-        self.timed_out = False
-        self.status: dict[str, Any] = {}
-        # A deque takes 600 bytes, and most requests never get an update.
-        self._data_updates: deque[Any] | None = None
-        self._warning_updates: deque[Any] | None = None
