@@ -1,0 +1,70 @@
+"""The command line: the group of commands, and what becomes of an error.
+
+Command modules import click alone; what a command works with it imports when it runs, which keeps ``--help`` fast and
+lets ``run`` patch the standard library before anything else is there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from gearworker.cli import check, run
+from gearworker.errors import ConfigError, GearmanConnectionError, GearmanError, JobTimeout, PayloadError, TaskError
+from gearworker.version import __version__
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_TIMED_OUT, EXIT_NO_JOB_SERVER = range(5)
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="gearworker", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Serve Gearman queues from Python.
+
+    Exit codes: 0 done; 1 the job failed; 2 usage or configuration; 3 timed out; 4 no job server.
+    """
+
+
+for _command in (run.run, check.check, check.tasks):
+    cli.add_command(_command)
+
+
+def run_command_line(args: list[str]) -> int:
+    """Run a command.
+
+    Args:
+        args: without the program's name.
+
+    Returns:
+        The process's exit code. What went wrong stands on stderr, in one paragraph.
+    """
+    try:
+        result = cli.main(args, prog_name="gearworker", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads on; the interpreter must not try to flush the rest when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except GearmanError as error:
+        from gearworker.logs import escape
+
+        click.echo(f"gearworker: {escape(str(error))}", err=True)
+        return exit_code(error)
+    return result if isinstance(result, int) else EXIT_DONE
+
+
+def exit_code(error: GearmanError) -> int:
+    """The exit code that an error ends the command with."""
+    if isinstance(error, (ConfigError, TaskError, PayloadError)):
+        return EXIT_USAGE
+    if isinstance(error, JobTimeout):
+        return EXIT_TIMED_OUT
+    return EXIT_NO_JOB_SERVER if isinstance(error, GearmanConnectionError) else EXIT_FAILED
