@@ -351,6 +351,26 @@ class TestFile:
         assert str(caught.value) == f"{path}:2: is not UTF-8 text"
 
 
+class TestExample:
+    PATH = Path(__file__).parents[2] / "configs" / "gearworker.yaml"
+    EXAMPLES: ClassVar = {"tasks", "pools"}
+
+    def test_every_value_is_the_default_where_it_is_no_example(self) -> None:
+        example, plain = load_config(self.PATH), parse("")
+        names = [name for name in Config.__struct_fields__ if name not in {*self.EXAMPLES, "file", "lines"}]
+        assert {name: getattr(example, name) for name in names} == {name: getattr(plain, name) for name in names}
+        assert example.pools == {"default": Pool(), "images": Pool(concurrency=4, tasks=["resize", "video.*"])}
+
+    def test_every_key_is_there(self) -> None:
+        written = {key for key in load_config(self.PATH).lines if "[" not in key and not key.startswith("pools.")}
+        known = set()
+        for field in Config.__struct_fields__:
+            value = getattr(parse(""), field)
+            known |= {f"{field}.{name}" for name in getattr(value, "__struct_fields__", ())}
+            known.add(field)
+        assert written == known - {"file", "lines"}
+
+
 class TestClientId:
     def test_placeholders(self) -> None:
         config = parse("client_id: '{hostname}/{pid}/{pool}/{pid}'")
