@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from gearworker.cli import check, run
+from gearworker.cli import check, run, server
 from gearworker.errors import ConfigError, GearmanConnectionError, GearmanError, JobTimeout, PayloadError, TaskError
 from gearworker.version import __version__
 
@@ -28,7 +28,7 @@ def cli() -> None:
     """
 
 
-for _command in (run.run, check.check, check.tasks):
+for _command in (run.run, check.check, check.tasks, server.server):
     cli.add_command(_command)
 
 
