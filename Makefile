@@ -47,9 +47,9 @@ apt_install() { \
     if [ "$$(id -u)" = 0 ]; then as_root=; \
     elif sudo -n true 2>/dev/null; then as_root='sudo -n'; \
     else echo "neither root nor passwordless sudo"; return 1; fi; \
-    $$as_root apt-get update -qq >&2 || true; \
-    $$as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -qq -y --no-install-recommends "$$@" >&2 \
-        || { echo "apt-get install failed"; return 1; }; \
+    $$as_root apt-get update -qq >/dev/null || true; \
+    $$as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -qq -y --no-install-recommends "$$@" >/dev/null || { echo "apt-get install failed"; return 1; }; \
     case "$$*" in *gearman-job-server*) \
         if [ -d /run/systemd/system ]; then $$as_root systemctl disable --now gearman-job-server >&2 || true; fi;; \
     esac; \
