@@ -79,9 +79,9 @@ class Refused(NamedTuple):
 
 
 class GrabUnanswered(NamedTuple):
-    """``count`` grabs came back without a job; their slots are free again."""
+    """So many grabs came back without a job; their slots are free again."""
 
-    count: int
+    grabs: int
 
 
 WorkerEvent = JobAssigned | JobTooLarge | Echoed | Refused | GrabUnanswered
@@ -228,18 +228,19 @@ class WorkerProtocol:
                 the same bytes are given up with it, and the job server assigns them again.
         """
         events: list[WorkerEvent] = []
-        append, new, held, opened = events.append, tuple.__new__, self.held, self._open
+        append, new = events.append, tuple.__new__
         unanswered = 0
         for event in self._decoder.feed(data):
             if type(event) is Packet:
                 packet_type, args = event
                 if packet_type is _T.JOB_ASSIGN_UNIQ:
-                    self._answer_grab(packet_type)
-                    opened.popleft()
-                    held.add(args[0])
+                    self._close_grab(packet_type)
+                    self._hold(args[0])
                     append(new(JobAssigned, args))
                 elif packet_type is _T.NO_JOB:
-                    self._no_job(packet_type)
+                    self._close_grab(packet_type)
+                    self._exhausted = True
+                    self._window = 1
                     unanswered += 1
                 elif packet_type is _T.NOOP:
                     self._noop()
@@ -251,23 +252,20 @@ class WorkerProtocol:
             append(GrabUnanswered(unanswered))
         return events
 
-    def _answer_grab(self, packet_type: PacketType) -> None:
-        if not self.grabs or self._open[0] is not _GRAB:
+    def _close_grab(self, packet_type: PacketType) -> None:
+        opened = self._open
+        if not opened or opened.popleft() is not _GRAB:
             raise ProtocolError(f"{packet_type.name} came without a grab that it could answer")
         self.grabs -= 1
-        self._window += 1
-        if self._window > self._max_grabs:
-            self._window = self._max_grabs
+
+    def _hold(self, handle: bytes) -> None:
+        if handle in self.held:
+            raise ProtocolError(f"job {_shown(handle)} was assigned while it is held")
+        self.held.add(handle)
+        if self._window < self._max_grabs:
+            self._window += 1
         self._exhausted = False
         self.fruitless_wakes = 0
-
-    def _no_job(self, packet_type: PacketType) -> None:
-        if not self.grabs or self._open[0] is not _GRAB:
-            raise ProtocolError(f"{packet_type.name} came without a grab that it could answer")
-        self._open.popleft()
-        self.grabs -= 1
-        self._exhausted = True
-        self._window = 1
 
     def _noop(self) -> None:
         if self.asleep:
@@ -278,14 +276,12 @@ class WorkerProtocol:
     def _receive_rare(self, packet_type: PacketType, args: list[bytes], append: _Append) -> int:
         """Packets off the path of every job; gives how many grabs they leave without a job."""
         if packet_type is _T.JOB_ASSIGN:
-            self._answer_grab(packet_type)
-            self._open.popleft()
-            self.held.add(args[0])
+            self._close_grab(packet_type)
+            self._hold(args[0])
             append(JobAssigned(args[0], args[1], b"", args[2]))
         elif packet_type is _T.ECHO_RES:
-            if not self._open or self._open[0] is not _ECHO:
+            if not self._open or self._open.popleft() is not _ECHO:
                 raise ProtocolError("ECHO_RES came out of order")
-            self._open.popleft()
             append(Echoed(args[0]))
         elif packet_type is _T.ERROR:
             return self._receive_error(args, append)
@@ -313,9 +309,8 @@ class WorkerProtocol:
         packet_type, args, body_bytes = event
         if packet_type not in (_T.JOB_ASSIGN_UNIQ, _T.JOB_ASSIGN) or len(args) < 2:
             raise ProtocolError(f"{packet_type.name} came with {body_bytes} bytes, over the limit")
-        self._answer_grab(packet_type)
-        self._open.popleft()
-        self.held.add(args[0])
+        self._close_grab(packet_type)
+        self._hold(args[0])
         append(JobTooLarge(args[0], args[1], args[2] if len(args) > 2 else b"", body_bytes))
 
 
