@@ -199,15 +199,17 @@ class Config(Section, frozen=True, kw_only=True):
         if DEFAULT_POOL not in self.pools:
             msgspec.structs.force_setattr(self, "pools", {DEFAULT_POOL: Pool(), **self.pools})
 
-    def client_id_for(self, pool: str = DEFAULT_POOL) -> str:
-        """The client id of this process, as the job servers show it; cut to what they keep.
+    def client_id_for(self, pool: str | None = None) -> str:
+        """The client id of this process, as job servers show it; cut to what they keep.
 
         Args:
-            pool: what stands for ``{pool}``.
+            pool: added at the end; without it, room is left for the longest pool's name.
         """
-        values = {"hostname": os.uname().nodename, "pid": str(os.getpid()), "pool": pool}
+        values = {"hostname": os.uname().nodename, "pid": str(os.getpid())}
         text = _PLACEHOLDER.sub(lambda match: values[match[1]], self.client_id)
-        return text.encode()[:MAX_CLIENT_ID_BYTES].decode(errors="ignore")
+        room = MAX_CLIENT_ID_BYTES - 1 - (max(map(len, self.pools)) if pool is None else len(pool))
+        kept = text.encode()[:room].decode(errors="ignore")
+        return kept if pool is None else f"{kept}/{pool}"
 
     def addresses(self) -> list[str | dict[str, Any]]:
         """The job servers as ``Address.parse`` takes them; "embedded" stays as it is."""
@@ -328,8 +330,8 @@ def _check_modules(modules: list[str]) -> None:
 
 
 def _check_client_id(client_id: str) -> None:
-    unknown = [name for name in _PLACEHOLDER.findall(client_id) if name not in ("hostname", "pid", "pool")]
+    unknown = [name for name in _PLACEHOLDER.findall(client_id) if name not in ("hostname", "pid")]
     if unknown:
-        raise ConfigError("may hold {hostname}, {pid} and {pool}, no other {...}", key="client_id")
+        raise ConfigError("may hold {hostname} and {pid}, no other {...}", key="client_id")
     if not client_id.isprintable() or len(client_id.encode()) > MAX_CLIENT_ID_BYTES:
         raise ConfigError(f"must be printable, of {MAX_CLIENT_ID_BYTES} bytes at most", key="client_id")

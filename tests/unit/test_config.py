@@ -120,9 +120,7 @@ class TestEnvironment:
 
     def test_escape(self) -> None:
         assert parse("client_id: 'a$b'").client_id == "a$b"
-        assert (
-            error_of("client_id: $${x}") == "c.yaml:2: client_id: may hold {hostname}, {pid} and {pool}, no other {...}"
-        )
+        assert error_of("client_id: $${x}") == "c.yaml:2: client_id: may hold {hostname} and {pid}, no other {...}"
         assert parse("client_id: $${pid}").client_id == "${pid}"
 
     def test_missing_variable_is_named(self) -> None:
@@ -236,7 +234,7 @@ JOB_SERVER = 'must be "host:port", "[IPv6]:port", "unix:/path" or "embedded"'
         ("http: {listen: 'a:99999'}", f"c.yaml:2: http.listen: {LISTEN}"),
         # rules across values
         ("watchdog: {warn_s: 5, blocked_s: 2}", "c.yaml:2: watchdog.blocked_s: must not be below warn_s"),
-        ("client_id: '{host}'", "c.yaml:2: client_id: may hold {hostname}, {pid} and {pool}, no other {...}"),
+        ("client_id: '{host}'", "c.yaml:2: client_id: may hold {hostname} and {pid}, no other {...}"),
         ('client_id: "a\\nb"', "c.yaml:2: client_id: must be printable, of 127 bytes at most"),
         ("client_id: " + "x" * 128, "c.yaml:2: client_id: must be printable, of 127 bytes at most"),
         ("client_id: ''", "c.yaml:2: client_id: must be text, not ''"),
@@ -373,14 +371,15 @@ class TestExample:
 
 class TestClientId:
     def test_placeholders(self) -> None:
-        config = parse("client_id: '{hostname}/{pid}/{pool}/{pid}'")
+        config = parse("client_id: '{hostname}/{pid}/{pid}'")
         pid = os.getpid()
-        assert config.client_id_for("images") == f"{os.uname().nodename}/{pid}/images/{pid}"
-        assert config.client_id_for().split("/")[-2] == "default"
+        assert config.client_id_for() == f"{os.uname().nodename}/{pid}/{pid}"
+        assert config.client_id_for("images") == f"{os.uname().nodename}/{pid}/{pid}/images"
 
     def test_cut_to_what_job_servers_keep(self) -> None:
-        config = parse("client_id: '" + "ü" * 60 + "{pool}'")
-        assert config.client_id_for("ü" * 60) == "ü" * 63
+        config = parse("client_id: '" + "ü" * 63 + "'\npools: {images: {}}")
+        assert config.client_id_for("images") == "ü" * 60 + "/images"
+        assert config.client_id_for() == "ü" * 59
 
 
 class TestAssignPools:
