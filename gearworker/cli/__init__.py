@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -19,7 +20,22 @@ EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_TIMED_OUT, EXIT_NO_JOB_SERVER = range(5
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class ReaderLeft(Exception):
+    """Nobody reads on from stdout."""
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a broken pipe is told apart from what click makes of it: exit code 1, a failed job."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise ReaderLeft from None
+        return result
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gearworker", message="%(prog)s %(version)s")
 def cli() -> None:
     """Serve Gearman queues from Python.
@@ -43,14 +59,13 @@ def run_command_line(args: list[str]) -> int:
     """
     try:
         result = cli.main(args, prog_name="gearworker", standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads on; the interpreter must not try to flush the rest when it ends.
+    except ReaderLeft:
+        # The interpreter must not try to flush the rest when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except GearmanError as error:
