@@ -27,7 +27,7 @@ _MAX_SIZE: Final = 2**62
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _TASK_NAME_PART: Final = re.compile(r"[A-Za-z0-9_.:/@-]{0,200}", re.ASCII)
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s:\[\]/%]+)(?::(\d{1,5}))?", re.ASCII)
+_HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s:\[\]/%@]+)(?::(\d{1,5}))?", re.ASCII)
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 
 Text = Annotated[str, Meta(min_length=1, max_length=4096, description="text")]
@@ -80,7 +80,7 @@ class JobServer(Section, frozen=True, kw_only=True):
     tls: Tls | None = None
 
     def __post_init__(self) -> None:
-        if any(char.isspace() or not char.isprintable() for char in self.host):
+        if any(char.isspace() or not char.isprintable() or char in "/@[]" for char in self.host):
             raise ConfigError("must be a host name or an IP address", key="host")
 
 
