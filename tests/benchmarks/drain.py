@@ -15,7 +15,18 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from harness import HERE, BenchmarkFailed, Measured, drain, free_port, gearmand, gearworker, worker
+from harness import (
+    HERE,
+    BenchmarkFailed,
+    Measured,
+    drain,
+    expect_completed,
+    expect_success,
+    free_port,
+    gearmand,
+    gearworker,
+    worker,
+)
 from prefill import prefill
 
 TASK = "noop"
@@ -47,9 +58,10 @@ def run_rounds(rounds: int, jobs: int, concurrency: int, directory: Path) -> dic
     c_worker = build_c_worker(directory)
     if c_worker is None:
         print("without the C worker: it needs cc and libgearman (apt-get install gcc libgearman-dev)", file=sys.stderr)
+    http_port = free_port()
     with gearmand() as port:
         config = directory / "bench.yaml"
-        config.write_text(CONFIG.format(port=port, concurrency=concurrency, http_port=free_port()))
+        config.write_text(CONFIG.format(port=port, concurrency=concurrency, http_port=http_port))
         reader = [sys.executable, str(HERE / "raw_reader.py"), str(port), TASK, str(jobs), "--grabs", str(concurrency)]
         commands = {GEARWORKER: gearworker(config), RAW_READER: reader}
         if c_worker is not None:
@@ -59,6 +71,10 @@ def run_rounds(rounds: int, jobs: int, concurrency: int, directory: Path) -> dic
                 prefill(port, TASK, jobs)
                 with worker(command) as process:
                     results.setdefault(name, []).append(drain(port, TASK, jobs, process))
+                    if name == GEARWORKER:
+                        expect_completed(http_port, TASK, jobs)
+                    else:
+                        expect_success(process)
     return results
 
 

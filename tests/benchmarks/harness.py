@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,6 +120,46 @@ def worker(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 def gearworker(config: Path) -> list[str]:
     """The command that serves a configuration with this checkout's gearworker."""
     return [sys.executable, "-m", "gearworker", "run", str(config)]
+
+
+def expect_completed(http_port: int, task: str, jobs: int) -> None:
+    """Check that a gearworker counted so many jobs as complete, and none as anything else.
+
+    Raises:
+        BenchmarkFailed: it counted others.
+    """
+    counted: dict[str, str] = {}
+
+    def is_as_expected() -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/metrics", timeout=10) as response:
+            exposition = response.read().decode()
+        counted.clear()
+        counted.update(
+            line.rsplit(" ", 1)
+            for line in exposition.splitlines()
+            if line.startswith("gearworker_jobs_total{") and f'task="{task}"' in line and float(line.split()[-1])
+        )
+        [(labels, count)] = counted.items() if len(counted) == 1 else [("", "0")]
+        return 'outcome="complete"' in labels and float(count) == jobs
+
+    try:
+        wait_until("all jobs are counted", is_as_expected, 5.0)
+    except BenchmarkFailed:
+        raise BenchmarkFailed(f"{task}: {jobs} jobs were to be complete; the worker counted {counted}") from None
+
+
+def expect_success(process: subprocess.Popen[bytes]) -> None:
+    """Check that a worker that ends by itself after its jobs does so with exit code 0.
+
+    Raises:
+        BenchmarkFailed: it runs on, or ended with another one.
+    """
+    try:
+        code = process.wait(10)
+    except subprocess.TimeoutExpired:
+        raise BenchmarkFailed(f"{process.args!r} runs on after its last job") from None
+    if code != 0:
+        raise BenchmarkFailed(f"{process.args!r} ended with exit code {code}")
 
 
 def _listens(port: int) -> bool:

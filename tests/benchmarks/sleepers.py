@@ -21,11 +21,11 @@ from harness import (
     Measured,
     Queue,
     drain,
+    expect_completed,
     free_port,
     gearmand,
     gearworker,
     rss_kib,
-    wait_until,
     worker,
 )
 from prefill import prefill
@@ -44,13 +44,15 @@ class Round(NamedTuple):
 def run_round(port: int, jobs: int, concurrency: int, directory: Path) -> Round:
     """Drain sleeping jobs at one concurrency."""
     config = directory / f"sleepers-{concurrency}.yaml"
-    config.write_text(CONFIG.format(port=port, concurrency=concurrency, http_port=free_port()))
+    http_port = free_port()
+    config.write_text(CONFIG.format(port=port, concurrency=concurrency, http_port=http_port))
     prefill(port, TASK, jobs)
     with worker(gearworker(config)) as process, Queue(port) as queue:
         peak = PeakMemory(process.pid, queue, concurrency)
         peak.start()
         measured = drain(port, TASK, jobs, process)
         peak.stop()
+        expect_completed(http_port, TASK, jobs)
         return Round(measured, peak.rss_kib)
 
 
@@ -95,7 +97,6 @@ def run(rounds: int, jobs: int, few: int, many: int, directory: Path) -> dict[st
             for concurrency, results in seen.items():
                 share = max(jobs * concurrency // many, concurrency * 4)
                 results.append(run_round(port, share, concurrency, directory))
-                wait_until("the queue is empty", lambda: _is_empty(port))
     memory = {concurrency: median(result.rss_kib for result in results) for concurrency, results in seen.items()}
     return {
         "jobs": jobs,
@@ -105,11 +106,6 @@ def run(rounds: int, jobs: int, few: int, many: int, directory: Path) -> dict[st
         "rss_kib": memory[many],
         "kib_per_further_job": (memory[many] - memory[few]) / (many - few),
     }
-
-
-def _is_empty(port: int) -> bool:
-    with Queue(port) as queue:
-        return queue.total(TASK) == 0
 
 
 def main() -> int:
