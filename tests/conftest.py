@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,8 +13,11 @@ _TESTS = str(Path(__file__).parent)
 if _TESTS not in sys.path:
     sys.path.insert(0, _TESTS)
 
+pytest.register_assert_rewrite("support.wire")
+
 if TYPE_CHECKING:
-    from support.servers import Gearmand
+    from support.servers import Gearmand, ServerProcess
+    from support.workers import WorkerProcess
 
 
 @pytest.fixture
@@ -39,3 +42,20 @@ def start_gearmand(tmp_path: Path) -> Iterator[Callable[..., Gearmand]]:
 def gearmand(start_gearmand: Callable[..., Gearmand]) -> Gearmand:
     """A fresh gearmand with its queue in memory."""
     return start_gearmand()
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start ``gearworker run`` with the tasks and configuration given; every one is ended after the test."""
+    from support.workers import WorkerProcess
+
+    started: list[WorkerProcess] = []
+
+    def start(*servers: ServerProcess, tasks: str, wait: bool = True, **config: Any) -> WorkerProcess:
+        worker = WorkerProcess(tmp_path / f"worker-{len(started)}", servers, tasks, config)
+        started.append(worker)
+        return worker.start(wait=wait)
+
+    yield start
+    for worker in started:
+        worker.stop()
