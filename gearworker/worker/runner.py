@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
-from types import GeneratorType
+from types import GeneratorType, TracebackType
 from typing import Any, Final
 
 import gevent
@@ -46,6 +46,7 @@ class Runner:
         self._after = overridden(middleware, "after_job")
         self._max_threads = max_threads
         self._threads: ThreadPool | None = None
+        self._stopped = False
         self._abandoned: dict[GearmanJob, Any] = {}
         self._calls: dict[str, _Call] = {task.name: self._build(task) for task in tasks}
 
@@ -60,7 +61,7 @@ class Runner:
         try:
             data = self._calls[job.task](job)
         except BaseException as error:  # whatever a handler raises ends its job and nothing else
-            failure = error
+            failure = error.with_traceback(_outside_traceback(error.__traceback__))
             outcome, packet_type, data = _judge(error)
         connection: Any = job.connection
         if not connection.finish(job, packet_type, data):
@@ -71,8 +72,9 @@ class Runner:
             self._wait_for_abandoned(job)
 
     def stop(self) -> None:
-        """Let go of the native threads; those that still run a handler are not waited for."""
-        if self._threads is not None:
+        """Wait for no handler any more. Native threads end, but where one still runs a handler they are left alone."""
+        self._stopped = True
+        if self._threads is not None and not len(self._threads):
             self._threads.kill()
 
     # ------------------------------------------------------------------ building a task's call
@@ -106,7 +108,7 @@ class Runner:
     def _wait_for_abandoned(self, job: GearmanJob) -> None:
         """A native thread can't be stopped, so its slot stays taken until it ends, or threads would pile up."""
         result = self._abandoned.pop(job, None)
-        if result is not None and not result.ready():
+        if result is not None and not result.ready() and not self._stopped:
             log.warning("task %s: its native thread runs on after its job ended; the slot waits for it", job.task)
             result.wait()
 
@@ -201,6 +203,14 @@ def _judge(error: BaseException) -> tuple[Outcome, PacketType, bytes]:
         return "fail", PacketType.WORK_FAIL, b""
     outcome: Outcome = "timeout" if isinstance(error, JobTimeout) else "exception"
     return outcome, PacketType.WORK_EXCEPTION, _describe(error)
+
+
+def _outside_traceback(traceback: TracebackType | None) -> TracebackType | None:
+    """A traceback without our own frames at its top, so that the log begins at the handler."""
+    frame = traceback
+    while frame is not None and frame.tb_frame.f_code.co_filename == __file__:
+        frame = frame.tb_next
+    return frame or traceback
 
 
 def _describe(error: BaseException) -> bytes:

@@ -111,10 +111,10 @@ class Worker:
             self._ticker.kill()
         for link in self.links:
             link.stop()
-        for pool in self.pools:
-            pool.kill()
         for runner in self._runners:
             runner.stop()
+        for pool in self.pools:
+            pool.kill()
 
     @property
     def ready(self) -> bool:
