@@ -144,6 +144,22 @@ def test_garbage_ends_the_connection_without_an_answer(client: Wire, connect: Co
     connect().sync()
 
 
+@pytest.mark.parametrize(
+    "packet",
+    [
+        request(T.SUBMIT_JOB_BG, b"no separators"),
+        request(T.SUBMIT_JOB_BG, b"one", b"separator"),
+        request(T.SUBMIT_REDUCE_JOB, b"t", b"u", b"reducer", b"data without an aggregator"),
+        request(T.WORK_COMPLETE, b"H:no separator:1"),
+    ],
+    ids=["no separators", "one separator", "reduce", "WORK_COMPLETE"],
+)
+def test_missing_arguments_swallow_what_follows_and_end_the_connection(client: Wire, packet: bytes) -> None:
+    client.sync()
+    client.send(packet, request(T.ECHO_REQ, b"swallowed") * 2)
+    client.expect_end()
+
+
 def test_an_unfinished_packet_is_forgotten_with_its_connection(connect: Connect) -> None:
     broken = connect()
     broken.send(b"\0REQ" + struct.pack(">II", T.SUBMIT_JOB_BG, 100) + b"t\0u\0half")
