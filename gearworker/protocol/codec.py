@@ -4,8 +4,9 @@ Theory of operation. The decoder is fed with whatever a receive call gave and ha
 
 * ``Packet`` for a whole binary packet of the table, with as many arguments as the table says;
 * ``TextLine`` for a line of the admin protocol (its first byte is not NUL);
-* ``Oversized`` once for a packet whose body is over the limit, as soon as its leading arguments have come; the body is
-  dropped as it streams in, so it costs no memory and the stream goes on behind it;
+* ``Oversized`` once for a packet whose body is over the limit, with its leading arguments, when all of the body has
+  come; the body is dropped as it streams in, so it costs no memory. Not earlier, because gearmand closes the connection
+  of a worker that fails a job whose payload it is still sending;
 * ``ProtocolError`` as the last event of a stream that can't be followed any further. The decoder then takes no more.
 
 An incomplete packet is kept as the chunks that came and joined once, when all of it is there, so a large body is never
@@ -48,7 +49,7 @@ class TextLine(NamedTuple):
 
 
 class Oversized(NamedTuple):
-    """A packet over the size limit, whose body is being dropped.
+    """A packet over the size limit, whose body was dropped.
 
     ``args`` holds the leading arguments that came whole, never the last one; ``body_bytes`` is the size it declared.
     """
@@ -129,7 +130,16 @@ class Decoder:
         max_packet_bytes: the largest body that is delivered; at least ``OVERSIZED_HEAD_BYTES``.
     """
 
-    __slots__ = ("_chunks", "_chunks_bytes", "_failed", "_magic", "_needed_bytes", "_skip_bytes", "max_packet_bytes")
+    __slots__ = (
+        "_chunks",
+        "_chunks_bytes",
+        "_failed",
+        "_magic",
+        "_needed_bytes",
+        "_oversized",
+        "_skip_bytes",
+        "max_packet_bytes",
+    )
 
     def __init__(self, magic: bytes, *, max_packet_bytes: int = DEFAULT_MAX_PACKET_BYTES) -> None:
         self._magic = magic
@@ -138,6 +148,7 @@ class Decoder:
         self._chunks_bytes = 0
         self._needed_bytes = 0
         self._skip_bytes = 0
+        self._oversized: Oversized | None = None  # the one whose body is being skipped
         self._failed = False
 
     def feed(self, data: bytes) -> list[Event]:
@@ -148,10 +159,8 @@ class Decoder:
         """
         if self._failed:
             raise ProtocolError("this stream is broken; nothing more can be read from it")
-        if self._skip_bytes:
-            skipped = min(self._skip_bytes, len(data))
-            self._skip_bytes -= skipped
-            data = data[skipped:]
+        if self._oversized is not None:
+            return self._skip(data)
         if self._chunks:
             self._chunks.append(data)
             self._chunks_bytes += len(data)
@@ -159,10 +168,19 @@ class Decoder:
                 return []
             data = b"".join(self._chunks)
             self._chunks.clear()
-        return self._parse(data)
+        return self._parse(data, [])
 
-    def _parse(self, data: bytes) -> list[Event]:
-        events: list[Event] = []
+    def _skip(self, data: bytes) -> list[Event]:
+        """Drop what still belongs to an oversized body; go on behind it."""
+        skipped = min(self._skip_bytes, len(data))
+        self._skip_bytes -= skipped
+        if self._skip_bytes or self._oversized is None:
+            return []
+        events: list[Event] = [self._oversized]
+        self._oversized = None
+        return self._parse(data[skipped:], events)
+
+    def _parse(self, data: bytes, events: list[Event]) -> list[Event]:
         append = events.append
         unpack, new, magic, limit = _HEADER.unpack_from, tuple.__new__, self._magic, self.max_packet_bytes
         types, splits, known = _TYPES, _SPLITS, len(_TYPES)
@@ -233,10 +251,12 @@ class Decoder:
             return 0
         head = data[head_start : head_start + OVERSIZED_HEAD_BYTES]
         args = head.split(b"\0", max(_SPLITS[packet_type], 0))[:-1]
-        append(Oversized(packet_type, args, size))
         here = min(size, len(data) - head_start)
-        self._skip_bytes = size - here
-        return 0 if self._skip_bytes else HEADER_BYTES + here
+        if here == size:
+            append(Oversized(packet_type, args, size))
+            return HEADER_BYTES + size
+        self._oversized, self._skip_bytes = Oversized(packet_type, args, size), size - here
+        return 0
 
     def _keep(self, data: bytes, position: int, needed_bytes: int) -> None:
         rest = data[position:]

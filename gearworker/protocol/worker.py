@@ -57,7 +57,7 @@ class JobAssigned(NamedTuple):
 
 
 class JobTooLarge(NamedTuple):
-    """A job over the size limit is held now; its payload is being dropped, so it can only be failed."""
+    """A job over the size limit is held now; its payload was dropped, so it can only be failed."""
 
     handle: bytes
     task: bytes
