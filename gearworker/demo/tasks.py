@@ -13,9 +13,7 @@ import gevent
 import msgspec
 from PIL import Image
 
-from gearworker.errors import FailJob
-from gearworker.job import GearmanJob
-from gearworker.task import task
+from gearworker import FailJob, GearmanJob, task
 
 MAX_WIDTH_PIXELS = 10_000
 SEATS = 40
@@ -69,7 +67,8 @@ def resize(job: GearmanJob) -> list[Resized]:
     unusable = [width for width in request.widths if not 1 <= width <= MAX_WIDTH_PIXELS]
     if unusable:
         raise FailJob(f"widths go from 1 to {MAX_WIDTH_PIXELS} pixels, not {unusable}")
-    source, made = Path(request.source), []
+    source = Path(request.source)
+    made: list[Resized] = []
     with Image.open(source) as picture:
         for width in request.widths:
             job.send_status(len(made), len(request.widths))

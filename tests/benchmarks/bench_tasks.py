@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gevent
 
-from gearworker.job import GearmanJob
-from gearworker.task import task
+from gearworker import GearmanJob, task
 
 
 @task("noop")

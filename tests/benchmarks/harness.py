@@ -167,8 +167,11 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def drain(port: int, task: str, jobs: int, process: subprocess.Popen[bytes]) -> Measured:
+def drain(port: int, task: str, jobs: int, process: subprocess.Popen[bytes], *, busy_slots: int = 1) -> Measured:
     """Watch a worker empty a queue.
+
+    Args:
+        busy_slots: what is measured ends when fewer jobs are left, because then some of so many slots are idle.
 
     Raises:
         BenchmarkFailed: the queue stopped shrinking, or the worker ended before it was empty.
@@ -184,15 +187,15 @@ def drain(port: int, task: str, jobs: int, process: subprocess.Popen[bytes]) -> 
             elif now.at_s - changed_at_s > STALL_TIMEOUT_S or (process.poll() is not None and now.left):
                 raise BenchmarkFailed(f"{task}: {now.left} of {jobs} jobs are left and nothing happens")
             time.sleep(SAMPLE_INTERVAL_S)
-    return measure(samples, jobs)
+    return measure(samples, jobs, busy_slots)
 
 
-def measure(samples: list[Sample], jobs: int) -> Measured:
-    """The rate between the first sample in which jobs are done and the last in which some are left.
+def measure(samples: list[Sample], jobs: int, busy_slots: int) -> Measured:
+    """The rate between the first sample in which jobs are done and the last in which all slots have one.
 
     A drain too short for two such samples is measured from the last sample before it to the first one after it.
     """
-    under_way = [index for index, sample in enumerate(samples) if 0 < sample.left < jobs]
+    under_way = [index for index, sample in enumerate(samples) if busy_slots <= sample.left < jobs]
     if len(under_way) > 1:
         first, last = samples[under_way[0]], samples[under_way[-1]]
     else:

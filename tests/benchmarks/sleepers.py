@@ -50,7 +50,7 @@ def run_round(port: int, jobs: int, concurrency: int, directory: Path) -> Round:
     with worker(gearworker(config)) as process, Queue(port) as queue:
         peak = PeakMemory(process.pid, queue, concurrency)
         peak.start()
-        measured = drain(port, TASK, jobs, process)
+        measured = drain(port, TASK, jobs, process, busy_slots=concurrency)
         peak.stop()
         expect_completed(http_port, TASK, jobs)
         return Round(measured, peak.rss_kib)
