@@ -132,10 +132,11 @@ def test_a_failure_made_of_an_exception_has_a_stray_nul(worker: Wire, client: Wi
 
 
 def test_the_status_of_an_overlong_handle(client: Wire, trapped: bool) -> None:
+    """gearmand never tells it; whether the connection ends before or after the next answer is a matter of luck."""
     client.send(request(T.GET_STATUS, b"H:" + b"x" * 62))
     if trapped:
-        client.send(request(T.ECHO_REQ, b"swallowed"))
-        client.expect_end()
+        client.send(request(T.ECHO_REQ, b"x"))
+        assert client.sock.recv(65536) in (b"", response(T.ECHO_RES, b"x"))
     else:
         client.expect(response(T.STATUS_RES, b"H:" + b"x" * 62, b"0", b"0", b"0", b"0"))
 

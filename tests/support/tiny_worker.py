@@ -5,12 +5,12 @@ It depends on nothing of the package, so a fault there can't hide a fault of the
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 
 from gevent import monkey
 
-socket = __import__("socket")
 _socket = monkey.get_original("socket", "socket")
 _start_thread = monkey.get_original("_thread", "start_new_thread")
 _new_lock = monkey.get_original("_thread", "allocate_lock")
@@ -110,10 +110,8 @@ class TinyWorker:
 
     def close(self) -> None:
         """End the connection, and wait for the thread."""
-        try:
+        with contextlib.suppress(OSError):
             self._sock.shutdown(2)
-        except OSError:
-            pass
         self._ended.acquire(True, 5)
         self._ended.release()
 
