@@ -14,7 +14,7 @@ import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from gearworker.errors import InvalidClientState
+from gearworker.errors import GearmanError, InvalidClientState
 from gearworker.protocol.client import Submission
 
 if TYPE_CHECKING:
@@ -38,6 +38,23 @@ class RequestWatcher(Protocol):
         """The request has changed its state or got an update."""
 
 
+class JobFailed(GearmanError):
+    """A job ended with WORK_FAIL or WORK_EXCEPTION.
+
+    Args:
+        request: the request; its ``exception`` is what the worker said, None where it said nothing.
+    """
+
+    def __init__(self, request: GearmanJobRequest) -> None:
+        self.request = request
+        self.exception = request.exception
+        reason = self.exception
+        if isinstance(reason, bytes):
+            reason = reason.decode("utf-8", "replace")
+        job = request.gearman_job
+        super().__init__(f"job {job.handle} of task {job.task} failed" + (f": {reason}" if reason is not None else ""))
+
+
 class GearmanJobRequest:
     """A job as its client sees it: what was asked for, how far it is, what came of it; compared by identity.
 
@@ -54,8 +71,17 @@ class GearmanJobRequest:
         state: one of the JOB_* constants.
         timed_out: the last wait ended before what it waited for had come.
         status: ``{}``, or a dict with handle, known, running, numerator, denominator, and time_received (Unix time).
-        connection_attempts: how often it was sent since it was last without an accepting job server.
+        connection_attempts: how often it was sent until it was accepted; from 0 again where the caller has an accepted
+            one, whose connection was lost, submitted again.
+        was_accepted: a job server has accepted it since it was last submitted by the caller.
+        has_fresh_unique: the client made the unique, so it is nobody else's.
+        submission: the job as it is sent, once a client has prepared it.
     """
+
+    when_to_run: float | None = None
+    """Unix time before which no worker gets the job; None for at once."""
+    reducer: str | None = None
+    """The task's name of the reducer, for a reduce job."""
 
     __slots__ = (
         "__dict__",
@@ -75,6 +101,7 @@ class GearmanJobRequest:
         "status",
         "submission",
         "timed_out",
+        "was_accepted",
     )
 
     def __init__(
@@ -95,6 +122,7 @@ class GearmanJobRequest:
 
     def _clear(self) -> None:
         self.connection_attempts = 0
+        self.was_accepted = False
         self.result: Any = None
         self.exception: Any = None
         self.state: str = JOB_UNKNOWN
@@ -144,6 +172,20 @@ class GearmanJobRequest:
         warnings.warn("server_status is deprecated, use status", DeprecationWarning, stacklevel=2)
         return self.status
 
+    def result_or_raise(self) -> Any:
+        """The result of a job that completed.
+
+        Raises:
+            JobFailed: the job failed.
+            Exception: what it failed with otherwise, such as JobLost, JobServerError, or a decoder's error.
+            InvalidClientState: it has not ended.
+        """
+        if self.state == JOB_COMPLETE:
+            return self.result
+        if self.state == JOB_FAILED:
+            raise self.exception if isinstance(self.exception, Exception) else JobFailed(self)
+        raise InvalidClientState(f"{self!r} has no result")
+
     def reset(self) -> None:
         """Forget results, state, attempts, handle and connection, so that the job can be submitted afresh."""
         self._clear()
@@ -163,7 +205,9 @@ class GearmanJobRequest:
         """A job server accepted it: PENDING → CREATED."""
         self._move(JOB_PENDING, JOB_CREATED, "JOB_CREATED")
         self.gearman_job.handle = handle
-        self.submission = None
+        self.was_accepted = True
+        if self.background:
+            self.submission = None
         self._changed()
 
     def work_complete(self, data: bytes) -> None:
@@ -229,8 +273,6 @@ class GearmanJobRequest:
             raise InvalidClientState(f"{self!r} can't lose its connection: its state is {self.state}")
         if self.complete:
             return
-        if self.state == JOB_CREATED:
-            self.connection_attempts = 0
         self.state = JOB_UNKNOWN
         self.gearman_job.handle = None
         self._changed()

@@ -21,7 +21,6 @@ Source: gearmand's protocol document, and its observed behaviour (tests/conforma
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from functools import lru_cache
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -92,6 +91,8 @@ def task_bytes(task: str) -> bytes:
     Raises:
         ProtocolError: it is empty, too long or holds a NUL.
     """
+    if not isinstance(task, str):
+        raise ProtocolError(f"task {task!r} is no str")
     raw = task.encode("utf-8", "surrogateescape")
     limit = MAX_ARGUMENT_BYTES["task"]
     if not 0 < len(raw) <= limit or b"\0" in raw:
@@ -105,6 +106,8 @@ def unique_bytes(unique: str) -> bytes:
     Raises:
         ProtocolError: it is empty, too long, holds a NUL, or is ``-``, which gearmand takes as no unique at all.
     """
+    if not isinstance(unique, str):
+        raise ProtocolError(f"unique {unique!r} is no str")
     raw = unique.encode("utf-8", "surrogateescape")
     limit = MAX_ARGUMENT_BYTES["unique"]
     if not 0 < len(raw) <= limit or b"\0" in raw:
@@ -237,12 +240,14 @@ class ClientProtocol:
         deliveries.append(Delivery(request, packet))
         return None
 
-    def silent_jobs(self) -> Iterator[tuple[bytes, Any]]:
-        """The handle and one request of each tracked job that has sent nothing since this was last called."""
+    def silent_jobs(self) -> list[bytes]:
+        """The handle of each tracked job that has sent nothing since this was last called."""
+        silent = []
         for handle, job in self._tracked.items():
             if job.quiet:
-                yield handle, job.requests[0]
+                silent.append(handle)
             job.quiet = True
+        return silent
 
     def drop(self, handle: bytes) -> list[Any]:
         """Track a job no longer, because it is lost; gives its requests."""

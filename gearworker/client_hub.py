@@ -1,0 +1,262 @@
+"""Where a client's connections live: in a gevent hub of the program, or in a thread of the client's own.
+
+Theory of operation. Connections belong to one gevent hub, and clients are called from anywhere. So a client keeps a
+*home* for each place that it is called from:
+
+* Where greenlets run (the program is monkey patched, or the caller is a greenlet that a hub runs), the home is the
+  caller's own hub. A call runs in the caller and waits cooperatively.
+* Everywhere else (a thread of a program that knows nothing of gevent, a native thread beside a hub) the home is one
+  thread with a hub of its own, started at the first call. A call is posted there by ``run_callback_threadsafe``, runs
+  in a greenlet, and the caller waits on a real lock, or cooperatively where its thread has a hub.
+
+Both ways the code that talks to job servers is the same cooperative code; it never sees a thread. In a forked child no
+home of the parent is used: the child's copies of the sockets are put out of service without a word to the job servers,
+and new homes are made.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import gevent
+from gevent import monkey
+from gevent._hub_local import get_hub_if_exists
+from gevent.event import Event
+
+from gearworker.errors import InvalidClientState
+
+_start_thread = monkey.get_original("_thread", "start_new_thread")
+_new_lock = monkey.get_original("_thread", "allocate_lock")
+
+_ALIVE_CHECK_S: Final = 1.0
+_CLOSE_S: Final = 1.0
+
+
+class Guest(Protocol):
+    """What lives in a home: the connections of a client."""
+
+    def close(self) -> None:
+        """Close everything; called in the home's hub. Never switches."""
+
+    def abandon(self) -> None:
+        """Called in a forked child: let go of the parent's sockets without a word to the peers."""
+
+
+G = TypeVar("G", bound=Guest)
+T = TypeVar("T")
+
+
+class Home(Generic[G]):
+    """A hub and the guest that lives in it.
+
+    Args:
+        hub: the gevent hub.
+        guest: what lives there.
+        is_own: the hub runs in a thread of the client's own.
+    """
+
+    def __init__(self, hub: Any, guest: G, *, is_own: bool = False) -> None:
+        self.hub, self.guest, self.is_own = hub, guest, is_own
+        self.calls_under_way = 0
+        self.leave = Event()
+        self.has_ended = False
+        self.ended = _new_lock()
+        self.ended.acquire()
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function that may switch, in this home, and wait for what it gives or raises.
+
+        Switches: where the caller's thread has a hub; elsewhere it blocks the thread.
+        """
+        hub = get_hub_if_exists()
+        if hub is self.hub:
+            return function(*args)
+        call = _Call(self, function, args)
+        if hub is None:
+            call.wait_in_thread()
+        else:
+            call.wait_in_hub(hub)
+        if call.error is not None:
+            try:
+                raise call.error
+            finally:
+                del call  # the traceback would keep this frame, and the frame the error, in a cycle
+        return call.result  # type: ignore[no-any-return]
+
+    def post(self, function: Callable[[], Any]) -> None:
+        """Have a function that never switches run in the hub, from any thread, without waiting for it."""
+        if self.hub.loop is not None:
+            self.hub.loop.run_callback_threadsafe(function)
+
+
+class _Call:
+    """One call on its way into another thread's hub and back."""
+
+    def __init__(self, home: Home[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.home, self.function, self.args = home, function, args
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.greenlet: Any = None
+        self.report: Callable[[], None] = lambda: None
+
+    def spawn(self) -> None:
+        self.home.calls_under_way += 1
+        self.greenlet = gevent.spawn(self.run)
+
+    def run(self) -> None:
+        try:
+            self.result = self.function(*self.args)
+        except BaseException as error:  # it belongs to the caller, who raises it
+            self.error = error
+        finally:
+            self.home.calls_under_way -= 1
+            self.report()
+
+    def cancel(self) -> None:
+        if self.greenlet is not None:
+            self.greenlet.kill(block=False)
+
+    def wait_in_thread(self) -> None:
+        done = _new_lock()
+        done.acquire()
+        self.report = done.release
+        self.home.post(self.spawn)
+        try:
+            while not done.acquire(True, _ALIVE_CHECK_S):
+                if self.home.has_ended:
+                    raise InvalidClientState("the client was closed while a call was under way")
+        except BaseException:
+            self.home.post(self.cancel)
+            raise
+
+    def wait_in_hub(self, hub: Any) -> None:
+        watcher = hub.loop.async_()
+        self.report = watcher.send
+        try:
+            self.home.post(self.spawn)
+            hub.wait(watcher)
+        except BaseException:
+            self.report = lambda: None
+            self.home.post(self.cancel)
+            raise
+        finally:
+            watcher.close()
+
+
+class Homes(Generic[G]):
+    """The homes of one client, made as they are needed.
+
+    Args:
+        make_guest: makes what lives in a new home; called in the home's thread.
+    """
+
+    def __init__(self, make_guest: Callable[[], G]) -> None:
+        self._make_guest = make_guest
+        self._start_afresh()
+        self._inherited: list[Home[G]] = []
+
+    def _start_afresh(self) -> None:
+        self._pid = os.getpid()
+        self._lock = _new_lock()
+        self._by_hub: dict[Any, Home[G]] = {}
+        self._own: Home[G] | None = None
+
+    def here(self) -> Home[G]:
+        """The home for a call from the current greenlet and thread."""
+        if self._pid != os.getpid():
+            self._leave_parent()
+        hub = _running_hub()
+        if hub is None:
+            return self._own or self._make_own()
+        home = self._by_hub.get(hub)
+        if home is None:
+            self._drop_dead_hubs()
+            home = self._by_hub[hub] = Home(hub, self._make_guest())
+        return home
+
+    def _leave_parent(self) -> None:
+        # Kept for good: freeing a parent's hub or socket in the child would touch what both share.
+        self._inherited += self.all()
+        for home in self.all():
+            home.guest.abandon()
+        self._start_afresh()
+
+    def all(self) -> list[Home[G]]:
+        """The homes that there are."""
+        return [*self._by_hub.values(), *([self._own] if self._own else [])]
+
+    def _drop_dead_hubs(self) -> None:
+        for hub in [hub for hub in self._by_hub if hub.loop is None or not hub.loop.ptr]:
+            del self._by_hub[hub]
+
+    def _make_own(self) -> Home[G]:
+        with self._lock:
+            if self._own is None:
+                started: list[Home[G]] = []
+                ready = _new_lock()
+                ready.acquire()
+                _start_thread(_live, (self._make_guest, started, ready))
+                ready.acquire()
+                self._own = started[0]
+            return self._own
+
+    def close(self, *, wait: bool = True) -> None:
+        """Close every guest and end the own thread. Usable again afterwards: new homes are made.
+
+        Args:
+            wait: until the own thread has closed its guest, for a moment.
+        """
+        if self._pid != os.getpid():
+            self._leave_parent()
+        own, others = self._own, list(self._by_hub.values())
+        self._start_afresh()
+        here = get_hub_if_exists()
+        for home in others:
+            if home.hub is here:
+                home.guest.close()
+            else:
+                home.post(home.guest.close)
+        if own is not None:
+            own.post(own.leave.set)
+            if wait and own.hub is not here:
+                own.ended.acquire(True, _CLOSE_S)
+
+    def close_with(self, owner: object) -> None:
+        """Close when the owner is garbage, or the interpreter ends."""
+        weakref.finalize(owner, self.close, wait=False)
+
+
+def _live(make_guest: Callable[[], Any], started: list[Home[Any]], ready: Any) -> None:
+    """The own thread's life."""
+    hub: Any = gevent.get_hub()
+    hub.name = "gearworker client"
+    home = Home(hub, make_guest(), is_own=True)
+    started.append(home)
+    ready.release()
+    keeps_loop_alive = hub.loop.async_()
+    keeps_loop_alive.start(lambda: None)
+    try:
+        home.leave.wait()
+        home.guest.close()
+        with gevent.Timeout(_CLOSE_S, False):  # type: ignore[arg-type]  # False: end quietly; the stubs don't know
+            while home.calls_under_way:
+                gevent.sleep(0.001)
+    finally:
+        home.has_ended = True
+        home.ended.release()
+        keeps_loop_alive.close()
+        hub.destroy(destroy_loop=True)
+
+
+def _running_hub() -> Any:
+    """The hub in which calls of this greenlet shall run, or None for the own thread."""
+    hub = get_hub_if_exists()
+    if hub is not None and getattr(gevent.getcurrent(), "parent", None) is hub:
+        return hub
+    if monkey.is_module_patched("socket") and threading.get_native_id() == threading.main_thread().native_id:
+        return hub or gevent.get_hub()
+    return None
