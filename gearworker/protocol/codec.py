@@ -38,6 +38,7 @@ OVERSIZED_HEAD_BYTES: Final = 1024
 _HEADER: Final = Struct(">4sII")
 _NUMBER_ARGUMENTS: Final = frozenset({"numerator", "denominator", "epoch", "known", "running", "clients", "timeout"})
 _MAX_U32: Final = 2**32 - 1
+_MAX_DIGITS: Final = 10
 _TYPES: Final[list[PacketType | None]] = [PACKETS[n].type if n in PACKETS else None for n in range(max(PACKETS) + 1)]
 _SPLITS: Final[list[int]] = [len(PACKETS[n].arguments) - 1 if n in PACKETS else 0 for n in range(max(PACKETS) + 1)]
 
@@ -84,11 +85,17 @@ def encode_response(packet_type: PacketType, *args: bytes) -> bytes:
 def encode_work(packet_type: PacketType, handle: bytes, data: bytes) -> bytes:
     """WORK_COMPLETE, WORK_DATA, WORK_WARNING or WORK_EXCEPTION for a handle that came out of a decoder.
 
-    The path of every job: it checks nothing, because such a handle can't hold a NUL.
+    The path of every job: it checks nothing, because such a handle can't hold a NUL, and however long a job server
+    makes its handles, it takes them back.
     """
     return b"".join(
         (_HEADER.pack(REQUEST_MAGIC, packet_type, len(handle) + 1 + len(data)), handle, b"\0", data),
     )
+
+
+def encode_work_fail(handle: bytes) -> bytes:
+    """WORK_FAIL for a handle that came out of a decoder; unchecked, as ``encode_work`` is."""
+    return _HEADER.pack(REQUEST_MAGIC, PacketType.WORK_FAIL, len(handle)) + handle
 
 
 def _encode(magic: bytes, packet_type: PacketType, args: tuple[bytes, ...]) -> bytes:
@@ -114,7 +121,7 @@ def _check_argument(packet_type: PacketType, name: str, value: bytes, *, is_last
         if not value and name in ("task", "handle"):
             raise ProtocolError(f"{packet_type.name}: {name} is empty")
     elif name in _NUMBER_ARGUMENTS:
-        if not value.isdigit() or int(value) > _MAX_U32:
+        if not value.isdigit() or len(value) > _MAX_DIGITS or int(value) > _MAX_U32:
             raise ProtocolError(
                 f"{packet_type.name}: {name} is {value[:20]!r}, not a whole number from 0 to {_MAX_U32}"
             )

@@ -20,7 +20,7 @@ gearmand mistakes its timer.
 
 An ERROR packet has no handle. JOB_NOT_FOUND is about a job that was already gone; any other code answers the oldest
 open request. A job server without GRAB_JOB_UNIQ (Gearman::Server in Perl) answers it that way, and GRAB_JOB is used
-then.
+then. For that job server WORK_EXCEPTION is not the end of a job, so WORK_FAIL follows it.
 
 Source: gearmand's protocol document, and its observed behaviour (tests/conformance).
 """
@@ -38,6 +38,7 @@ from gearworker.protocol.codec import (
     Oversized,
     encode_request,
     encode_work,
+    encode_work_fail,
 )
 from gearworker.protocol.codec import Event as DecoderEvent
 from gearworker.protocol.packets import RESPONSE_MAGIC, Packet, PacketType
@@ -102,6 +103,7 @@ class WorkerProtocol:
         "_decoder",
         "_exhausted",
         "_grab_packet",
+        "_knows_uniq",
         "_max_grabs",
         "_open",
         "_window",
@@ -131,6 +133,7 @@ class WorkerProtocol:
         self.fruitless_wakes = 0
         self._decoder = Decoder(RESPONSE_MAGIC, max_packet_bytes=max_packet_bytes)
         self._grab_packet = encode_request(_T.GRAB_JOB_UNIQ)
+        self._knows_uniq = True
         self._open: deque[str] = deque()  # the requests not answered yet, oldest first
         self._max_grabs = max_grabs
         self._window = 1
@@ -193,14 +196,15 @@ class WorkerProtocol:
     def update(self, packet_type: PacketType, handle: bytes, *args: bytes) -> bytes:
         """A WORK_DATA, WORK_WARNING or WORK_STATUS of a job held.
 
+        Args:
+            args: the data, or the two numbers of a status.
+
         Raises:
             InvalidWorkerState: the job is not held on this connection, or no more.
         """
         if handle not in self.held:
             raise InvalidWorkerState(f"job {_shown(handle)} has ended; {packet_type.name} comes too late")
-        if packet_type is _T.WORK_STATUS:
-            return encode_request(packet_type, handle, *args)
-        return encode_work(packet_type, handle, *args)
+        return encode_work(packet_type, handle, b"\0".join(args))
 
     def finish(self, packet_type: PacketType, handle: bytes, data: bytes = b"") -> bytes:
         """The one final packet of a job held: WORK_COMPLETE, WORK_EXCEPTION or WORK_FAIL (which has no data).
@@ -215,8 +219,11 @@ class WorkerProtocol:
                 f"job {_shown(handle)} has ended already; {packet_type.name} comes too late"
             ) from None
         if packet_type is _T.WORK_FAIL:
-            return encode_request(packet_type, handle)
-        return encode_work(packet_type, handle, data)
+            return encode_work_fail(handle)
+        packet = encode_work(packet_type, handle, data)
+        if packet_type is _T.WORK_EXCEPTION and not self._knows_uniq:
+            packet += encode_work_fail(handle)
+        return packet
 
     # ------------------------------------------------------------------ received
 
@@ -225,8 +232,17 @@ class WorkerProtocol:
 
         Raises:
             ProtocolError: the job server broke the protocol; the connection is of no more use. Jobs that came whole in
-                the same bytes are given up with it, and the job server assigns them again.
+                the same bytes are given up with it, and the job server assigns them again; their grabs count as
+                unanswered, because nobody has heard of them.
         """
+        grabs = self.grabs
+        try:
+            return self._receive(data)
+        except ProtocolError:
+            self.grabs = grabs
+            raise
+
+    def _receive(self, data: bytes) -> list[WorkerEvent]:
         events: list[WorkerEvent] = []
         append, new = events.append, tuple.__new__
         unanswered = 0
@@ -293,12 +309,12 @@ class WorkerProtocol:
         append(Refused(args[0], args[1]))
         if args[0] == _JOB_NOT_FOUND or not self._open or self._open.popleft() is not _GRAB:
             return 0
-        fallback = encode_request(_T.GRAB_JOB)
-        if self._grab_packet == fallback:
+        if not self._knows_uniq:
             raise ProtocolError(f"the job server refuses GRAB_JOB: {_shown(args[0])} {_shown(args[1])}")
         self.grabs -= 1
         if not self.grabs:
-            self._grab_packet = fallback
+            self._knows_uniq = False
+            self._grab_packet = encode_request(_T.GRAB_JOB)
         return 1
 
     def _receive_broken(self, event: DecoderEvent, append: _Append) -> None:
