@@ -59,10 +59,10 @@ def cores() -> tuple[set[int], set[int]]:
     return ({usable[0]}, {usable[1]}) if len(usable) > 1 else (set(usable), set(usable))
 
 
-def start(command: list[str], on_cores: set[int], *, quiet: bool = False) -> subprocess.Popen[bytes]:
+def start(command: list[str], on_cores: set[int]) -> subprocess.Popen[bytes]:
     """Start a process on some cores, its own modules of tasks within its reach."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent.parent)))}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL if quiet else None)
+    process = subprocess.Popen(command, env=env)
     os.sched_setaffinity(process.pid, on_cores)
     return process
 
@@ -109,12 +109,18 @@ def gearmand() -> Iterator[int]:
 
 @contextmanager
 def worker(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker on the workers' core."""
+    """Run a worker on the workers' core, and stop it with SIGTERM where it has not ended by itself.
+
+    Raises:
+        BenchmarkFailed: it did not end with exit code 0.
+    """
     process = start(command, cores()[1])
     try:
         yield process
     finally:
         stop(process)
+    if process.returncode != 0:
+        raise BenchmarkFailed(f"{process.args!r} ended with exit code {process.returncode}")
 
 
 def gearworker(config: Path) -> list[str]:
@@ -146,20 +152,6 @@ def expect_completed(http_port: int, task: str, jobs: int) -> None:
         wait_until("all jobs are counted", is_as_expected, 5.0)
     except BenchmarkFailed:
         raise BenchmarkFailed(f"{task}: {jobs} jobs were to be complete; the worker counted {counted}") from None
-
-
-def expect_success(process: subprocess.Popen[bytes]) -> None:
-    """Check that a worker that ends by itself after its jobs does so with exit code 0.
-
-    Raises:
-        BenchmarkFailed: it runs on, or ended with another one.
-    """
-    try:
-        code = process.wait(10)
-    except subprocess.TimeoutExpired:
-        raise BenchmarkFailed(f"{process.args!r} runs on after its last job") from None
-    if code != 0:
-        raise BenchmarkFailed(f"{process.args!r} ended with exit code {code}")
 
 
 def _listens(port: int) -> bool:
