@@ -157,6 +157,7 @@ def test_a_line_that_ends_without_a_carriage_return(client: Wire, trapped: bool)
     assert client.text_list(b"status") == (b"nam" if trapped else b"name") + b"\t0\t0\t0\n.\n"
 
 
+@pytest.mark.gearmand
 def test_a_packet_type_from_2_31_ends_gearmand(gearmand: Gearmand, connect_to: Callable[[ServerProcess], Wire]) -> None:
     connect_to(gearmand).send(b"\0REQ" + struct.pack(">II", 2**31, 0))
     wait_until(lambda: not gearmand.running, what="the end of gearmand")
