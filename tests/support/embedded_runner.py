@@ -16,7 +16,7 @@ def main() -> None:
     """Serve until stdin ends."""
     server = EmbeddedJobServer(port=int(sys.argv[1]))
     server.start()
-    for _ in FileObject(sys.stdin.buffer, "rb"):
+    for _ in FileObject(sys.stdin.fileno(), "rb"):
         server.stop()
         server.start()
         sys.stdout.write("ready\n")
