@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from gearworker.client_exchange import Exchange, UniqueStatus
-from gearworker.client_hub import Home, Homes
+from gearworker.client_hub import Home, Homes, parse_hosts
 from gearworker.client_link import Link
 from gearworker.client_streams import map_results, stream_updates
 from gearworker.client_submission import prepare, request_of
@@ -331,21 +331,6 @@ class GearmanClient:
         if rest:
             run(here, rest)
         return requests
-
-
-def parse_hosts(host_list: Iterable[AddressLike] | AddressLike | None) -> list[Address]:
-    """The addresses in a host list, each once, in order; one alone may stand without a list.
-
-    Raises:
-        ConfigError: a host can't be understood.
-    """
-    if host_list is None:
-        return []
-    is_one = isinstance(host_list, (str, Address, Mapping)) or (
-        isinstance(host_list, tuple) and len(host_list) == 2 and isinstance(host_list[1], int)
-    )
-    hosts: Iterable[Any] = [host_list] if is_one else host_list  # type: ignore[assignment]
-    return list(dict.fromkeys(Address.parse(host) for host in hosts))
 
 
 def _make_links(addresses: Sequence[Address], **options: Any) -> list[Link]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import gevent
@@ -28,12 +28,37 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
 from gearworker.errors import InvalidClientState
+from gearworker.net.address import Address, AddressLike
+from gearworker.net.connection import Connection
 
 _start_thread = monkey.get_original("_thread", "start_new_thread")
 _new_lock = monkey.get_original("_thread", "allocate_lock")
 
 _ALIVE_CHECK_S: Final = 1.0
 _CLOSE_S: Final = 1.0
+
+
+def parse_hosts(host_list: Iterable[AddressLike] | AddressLike | None) -> list[Address]:
+    """The addresses in a host list, each once, in order; one alone may stand without a list.
+
+    Raises:
+        ConfigError: a host can't be understood.
+    """
+    if host_list is None:
+        return []
+    is_one = isinstance(host_list, (str, Address, Mapping)) or (
+        isinstance(host_list, tuple) and len(host_list) == 2 and isinstance(host_list[1], int)
+    )
+    hosts: Iterable[Any] = [host_list] if is_one else host_list  # type: ignore[assignment]
+    return list(dict.fromkeys(Address.parse(host) for host in hosts))
+
+
+def abandon_connection(connection: Connection) -> None:
+    """In a forked child: put our copy of the parent's socket out of service, without a word to the peer."""
+    if not connection.closed:
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(nothing, connection._sock.fileno(), inheritable=False)
+        os.close(nothing)
 
 
 class Guest(Protocol):

@@ -13,7 +13,6 @@ because a result would have come before that answer.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any, Final
 import gevent
 from gevent.lock import BoundedSemaphore
 
+from gearworker.client_hub import abandon_connection
 from gearworker.client_waiting import Answered, Deadline
 from gearworker.errors import (
     ConnectionLost,
@@ -132,10 +132,8 @@ class Link:
 
     def abandon(self) -> None:
         """In a forked child: put our copy of the parent's socket out of service, without a word to the job server."""
-        if self._connection is not None and not self._connection.closed:
-            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            os.dup2(nothing, self._connection._sock.fileno(), inheritable=False)
-            os.close(nothing)
+        if self._connection is not None:
+            abandon_connection(self._connection)
 
     def send_update(self, job: object, packet_type: PacketType, *args: bytes) -> None:
         """Refuse: only the worker that runs a job sends updates of it."""

@@ -169,7 +169,7 @@ class Arrivals:
             lost = [request for request in arrived if _may_be_sent_again(request)]
             if lost:
                 self.submit(send, lost, deadline)  # they keep their places in the order
-            ended = list(takewhile(_is_due, self._under_way) if self._ordered else filter(_is_due, arrived))
+            ended = list(takewhile(_is_due, self._under_way) if self._ordered else filter(self._is_here, arrived))
             for request in ended:
                 del self._under_way[request]
             if ended:
@@ -177,6 +177,9 @@ class Arrivals:
             self._event.clear()
             if not self._arrived and not self._event.wait(deadline.remaining_s()):
                 return []
+
+    def _is_here(self, request: GearmanJobRequest) -> bool:
+        return request in self._under_way and _is_due(request)
 
 
 def _is_due(request: GearmanJobRequest) -> bool:
