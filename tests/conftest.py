@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from support.workers import WorkerProcess
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for a gearmand carries the mark, so that it can be left out where there is none."""
+    for item in items:
+        if {"gearmand", "start_gearmand"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.gearmand)
+
+
 @pytest.fixture
 def start_gearmand(tmp_path: Path) -> Iterator[Callable[..., Gearmand]]:
     """Start a gearmand with the options given; every one is ended after the test."""

@@ -1,4 +1,4 @@
-"""Programs written by others, against both job servers: gearman and gearadmin of Debian's gearman-tools (libgearman)."""
+"""Programs written by others, against both job servers: gearman and gearadmin of Debian's gearman-tools."""
 
 from __future__ import annotations
 

@@ -182,3 +182,49 @@ def _check_books(store: JobStore, peers: list[Peer]) -> None:
         assert all(job.worker is peer and handle in store.jobs for handle, job in peer.held.items())
         assert all(peer in job.clients for job in peer.waiting)
     assert all(job in client.waiting for job in jobs for client in job.clients)
+
+
+def test_the_unique_dash_compares_payloads_while_the_job_lives() -> None:
+    store, worker = new_store(), new_peer()
+    store.register(worker, store.task(b"t"))
+    first = add(store, b"-", b"same")
+    assert add(store, b"-", b"same") is first
+    assert add(store, b"-", b"") is not add(store, b"-", b"")
+    assert store.take(worker) is first
+    store.finish(first)
+    assert add(store, b"-", b"same") is not first
+
+
+def test_an_ignored_job_is_joined_only_where_it_runs_for_nobody() -> None:
+    store, worker, client = new_store(), new_peer(1), new_peer(2)
+    store.register(worker, store.task(b"t"))
+    queued = add(store, b"queued", client=client)
+    store.leave(client)
+    assert add(store, b"queued") is not queued
+    assert store.take(worker) is not None
+    running = add(store, b"running", client=client)
+    assert store.take(worker) is running
+    store.leave(client)
+    assert running.ignored
+    assert add(store, b"running") is running
+    assert not running.ignored
+    store.cancel(running)
+    assert add(store, b"running") is not running
+
+
+def test_jobs_given_back_go_to_the_tail_in_reverse_and_wake() -> None:
+    store, worker, sleeper = new_store(), new_peer(1), new_peer(2)
+    task, other = store.task(b"t"), store.task(b"other")
+    for ability in (other, task):
+        store.register(worker, ability)
+    jobs = [add(store) for _ in range(4)]
+    assert [store.take(worker) for _ in range(3)] == jobs[:3]
+    store.register(sleeper, other)
+    assert store.sleep(sleeper)
+    store.register(sleeper, task)
+    assert not store.sleep(sleeper)
+    store.unregister(worker, task)
+    assert store.woken == [sleeper]
+    assert [store.take(sleeper) for _ in range(5)] == [jobs[3], jobs[2], jobs[1], jobs[0], None]
+    assert [job.retries for job in jobs] == [1, 1, 1, 0]
+    assert (worker.abilities, other.workers, task.workers) == ([other], 2, 1)

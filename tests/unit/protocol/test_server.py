@@ -206,3 +206,79 @@ def test_it_takes_what_our_codec_sends(brain: JobServer) -> None:
         (CLIENT, pack(T.JOB_CREATED, b"H:here:1")),
         (CLIENT, b"t\t1\t0\t0\n.\n"),
     ]
+
+
+def test_a_clients_requests_and_their_answers(brain: JobServer) -> None:
+    assert tell(brain, CLIENT, (T.OPTION_REQ, b"Exceptions"), (T.OPTION_REQ, b"x")) == [
+        (CLIENT, pack(T.OPTION_RES, b"Exceptions")),
+        (CLIENT, pack(T.ERROR, b"UNKNOWN_OPTION", b"Server does not recognize given option")),
+    ]
+    assert tell(brain, CLIENT, (T.SUBMIT_JOB_BG, b"t", b"u" * 65, b""), (T.SUBMIT_JOB_HIGH, b"t", b"u" * 64, b"")) == [
+        (CLIENT, pack(T.ERROR, b"ARGUMENT_TOO_LARGE", b"Unique value too large")),
+        (CLIENT, pack(T.JOB_CREATED, b"H:here:1")),
+    ]
+    assert tell(brain, CLIENT, (T.GET_STATUS, b"H:here:1\0"), (T.GET_STATUS, b"H:here:2")) == [
+        (CLIENT, pack(T.STATUS_RES, b"H:here:1", b"1", b"0", b"0", b"0")),
+        (CLIENT, pack(T.STATUS_RES, b"H:here:2", b"0", b"0", b"0", b"0")),
+    ]
+    assert tell(brain, OTHER, (T.GET_STATUS_UNIQUE, b"u" * 64), (T.GET_STATUS_UNIQUE, b"x")) == [
+        (OTHER, pack(T.STATUS_RES_UNIQUE, b"u" * 64, b"1", b"0", b"0", b"0", b"1")),
+        (OTHER, pack(T.STATUS_RES_UNIQUE, b"x", b"0", b"0", b"0", b"0", b"0")),
+    ]
+
+
+def test_a_workers_requests_and_their_answers(brain: JobServer) -> None:
+    tell(brain, CLIENT, (T.SUBMIT_REDUCE_JOB, b"t", b"u", b"sum", b"", b"d"), (T.SUBMIT_JOB_LOW, b"t", b"v", b"d"))
+    assert tell(
+        brain,
+        WORKER,
+        (T.SET_CLIENT_ID, b"an id" + b"x" * 200),
+        (T.CAN_DO_TIMEOUT, b"t", b"1"),
+        (T.PRE_SLEEP,),
+        (T.GRAB_JOB_ALL,),
+        (T.GRAB_JOB_UNIQ,),
+        (T.WORK_STATUS, b"H:here:1", b"1", b"-1"),
+    ) == [
+        (WORKER, pack(T.NOOP)),
+        (WORKER, pack(T.JOB_ASSIGN_ALL, b"H:here:1", b"t", b"u", b"sum", b"d")),
+        (WORKER, pack(T.JOB_ASSIGN_UNIQ, b"H:here:2", b"t", b"v", b"d")),
+        (CLIENT, pack(T.WORK_STATUS, b"H:here:1", b"1", b"-1")),
+    ]
+    job = brain.store.jobs[b"H:here:1"]
+    assert (job.numerator, job.denominator) == (1, 2**32 - 1)
+    assert tell(brain, WORKER, (T.WORK_WARNING, b"H:here:1", b"w"), (T.WORK_FAIL, b"H:here:1")) == [
+        (CLIENT, pack(T.WORK_WARNING, b"H:here:1", b"w")),
+        (CLIENT, pack(T.WORK_FAIL, b"H:here:1")),
+    ]
+    workers = brain.receive(OTHER, [TextLine(b"workers")], 0)[0][1]
+    assert workers is not None
+    assert b"2 127.0.0.1 an id" + b"x" * 122 + b" : t\n" in workers
+
+
+def test_an_exception_reaches_each_client_as_it_asked(brain: JobServer) -> None:
+    tell(brain, CLIENT, (T.OPTION_REQ, b"exceptions"), (T.SUBMIT_JOB, b"t", b"u", b"d"))
+    tell(brain, OTHER, (T.SUBMIT_JOB, b"t", b"u", b"d"), (T.SUBMIT_JOB, b"t", b"u", b"d"))
+    tell(brain, WORKER, (T.CAN_DO, b"t"), (T.GRAB_JOB,))
+    assert tell(brain, WORKER, (T.WORK_EXCEPTION, b"H:here:1", b"e")) == [
+        (CLIENT, pack(T.WORK_EXCEPTION, b"H:here:1", b"e")),
+        (OTHER, pack(T.WORK_FAIL, b"H:here:1")),
+        (OTHER, pack(T.WORK_FAIL, b"H:here:1")),
+    ]
+
+
+@pytest.mark.parametrize("packet", [(T.CANT_DO, b"t"), (T.RESET_ABILITIES,)])
+def test_a_job_given_back_wakes_a_sleeper(brain: JobServer, packet: tuple[Any, ...]) -> None:
+    tell(brain, CLIENT, (T.SUBMIT_JOB_BG, b"t", b"", b"d"))
+    tell(brain, WORKER, (T.CAN_DO, b"t"), (T.GRAB_JOB,), (T.CANT_DO, b"unknown"))
+    tell(brain, OTHER, (T.CAN_DO, b"t"), (T.PRE_SLEEP,))
+    assert tell(brain, WORKER, packet) == [(OTHER, pack(T.NOOP))]
+
+
+@pytest.mark.parametrize("packet_type", [t for t in PacketType if t.name.startswith("WORK_")])
+def test_updates_of_a_job_that_is_not_held_are_refused(brain: JobServer, packet_type: PacketType) -> None:
+    arguments = [b"H:here:1" for _ in PACKETS[packet_type].arguments]
+    ((connection, data),) = tell(brain, WORKER, (packet_type, *arguments))
+    assert connection == WORKER
+    assert data is not None
+    assert data.startswith(pack(T.ERROR, b"")[:8])
+    assert b"JOB_NOT_FOUND\0" in data
