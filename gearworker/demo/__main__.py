@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -51,6 +52,7 @@ def run(console: Console, directory: Path) -> None:
 
 def main() -> int:
     """Run the demo in the current directory; gives the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: never leave the worker behind
     try:
         run(Console(highlight=False), DIRECTORY.resolve())
     except (DemoFailed, GearmanError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,23 @@ def test_the_worker_is_gone_and_its_log_has_the_traceback(demo: subprocess.Compl
     with pytest.raises(ProcessLookupError):
         os.kill(int(found[1]), 0)
     assert "ZeroDivisionError" in (place / ".demo" / "worker.log").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_takes_its_worker_along(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-u", "-m", "gearworker.demo"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        found = re.search(r"A worker runs as process (\d+)", demo.stdout.readline())
+        assert found is not None
+        demo.send_signal(number)
+        _, complaint = demo.communicate(timeout=TIMEOUT_S)
+    assert (demo.returncode, complaint) == (130, "The demo was interrupted.\n")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(found[1]), 0)
 
 
 def test_a_worker_that_cannot_start_is_a_failure_with_a_reason(tmp_path: Path) -> None:
