@@ -9,11 +9,14 @@ One slot is woken for a batch of arrived jobs. Before it runs the first it has a
 yields, that one takes the next job, and so on; when no handler ever yields, the first slot runs the whole batch without
 a single switch. A slot that has run jobs for ``TURN_S`` without a pause lets the rest of the process have its turn.
 
+A slot survives whatever strikes it, or the pool would lose it for good.
+
 Freed slots are shared among the links that want more, in turns, so no job server starves another.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -24,6 +27,8 @@ from gevent.event import Event
 from greenlet import getcurrent, greenlet
 
 from gearworker.job import GearmanJob
+
+log = logging.getLogger(__name__)
 
 TURN_S: Final = 0.01
 KILL_S: Final = 1.0
@@ -93,7 +98,9 @@ class Pool:
         if self.in_flight_bytes > self.max_in_flight_bytes:
             return
         hungry = [grabber for grabber in self._grabbers if grabber.wanted > 0]
-        self._grabbers.rotate(-1)
+        if self.free > 0 and len(hungry) > 1:
+            self._grabbers.remove(hungry[0])
+            self._grabbers.append(hungry[0])  # who is served first now, comes last the next time
         while hungry and self.free > 0:
             share = max(1, self.free // len(hungry))
             for grabber in hungry:
@@ -142,29 +149,47 @@ class Pool:
     def _live(self) -> None:
         """A slot's life. The order of its statements is the path of every job."""
         ready, running, run = self._ready, self.running, self._run
-        hub, me = self._hub, getcurrent()
+        me = getcurrent()
         while not self._stopped:
-            self._waking = False
-            turn_started_at = 0.0
-            while ready:
-                job = ready.popleft()
-                if ready and not self._waking:
-                    self._wake_slot()
-                running.add(job)
-                run(job)
-                running.discard(job)
-                self.free += 1
-                if job.data_bytes:
-                    self._release_bytes(job.data_bytes)
-                self.schedule_refill()
-                if not turn_started_at:
-                    turn_started_at = job.started_at
-                elif ready and job.started_at - turn_started_at > TURN_S:
-                    turn_started_at = 0.0
-                    gevent.sleep(0)
-            if not self._stopped:
-                self._idle.append(me)
-                hub.switch()
+            try:
+                self._waking = False
+                turn_started_at = 0.0
+                while ready:
+                    job = ready.popleft()
+                    if ready and not self._waking:
+                        self._wake_slot()
+                    running.add(job)
+                    try:
+                        run(job)
+                    finally:
+                        running.discard(job)
+                        self.free += 1
+                        if job.data_bytes:
+                            self._release_bytes(job.data_bytes)
+                        self.schedule_refill()
+                    if not turn_started_at:
+                        turn_started_at = job.started_at
+                    elif ready and job.started_at - turn_started_at > TURN_S:
+                        turn_started_at = 0.0
+                        gevent.sleep(0)
+                    del job  # a parked slot keeps no payload in memory
+                if not self._stopped:
+                    self._park(me)
+            except BaseException as error:
+                # A job can leave something behind that strikes its slot later: a Timeout started and never closed.
+                if not self._stopped:
+                    log.error("pool %s: a job left something behind that struck its slot: %r", self.name, error)
+
+    def _park(self, me: greenlet) -> None:
+        self._idle.append(me)
+        try:
+            self._hub.switch()
+        except BaseException:
+            if me in self._idle:
+                self._idle.remove(me)
+            else:
+                self._hub.switch()  # it was being woken, and that switch is still to come
+            raise
 
     def _release_bytes(self, count: int) -> None:
         self.in_flight_bytes -= count
