@@ -34,14 +34,14 @@ class BytesEncoder:
         """Take bytes, anything with a buffer, text or None.
 
         Raises:
-            PayloadError: for any other type.
+            PayloadError: for any other type, and for text that UTF-8 can't carry.
         """
         if type(obj) is bytes:
             return obj
         if obj is None:
             return b""
         if isinstance(obj, str):
-            return obj.encode()
+            return _utf8(obj)
         if isinstance(obj, (bytes, bytearray, memoryview)):
             return bytes(obj)
         raise PayloadError(f"can't send {type(obj).__name__} as bytes; return bytes, or give the task an encoder")
@@ -88,7 +88,7 @@ class _StructuredEncoder:
             return b""
         try:
             return self._encode(obj)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise PayloadError(f"can't encode {type(obj).__name__} as {self.name}: {error}") from None
 
     def decode(self, data: bytes, /) -> Any:
@@ -101,7 +101,7 @@ class _StructuredEncoder:
             data = self._empty
         try:
             return self._decode(data)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise PayloadError(f"the payload is not the {self.name} expected: {error}") from None
 
     _empty: bytes
@@ -147,6 +147,13 @@ class DataEncoder:
     def decode(cls, decodable_string: bytes) -> Any:
         """Turn bytes into an object."""
         return BYTES.decode(decodable_string)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise PayloadError(f"can't send this text as UTF-8: {error}") from None
 
 
 BYTES = BytesEncoder()

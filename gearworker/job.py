@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final, Protocol
 
 from gearworker.encoders import BYTES, Encoder
+from gearworker.errors import PayloadError
 from gearworker.protocol.packets import PacketType
 from gearworker.request import (
     JOB_COMPLETE,
@@ -108,11 +109,11 @@ class GearmanJob:
 
         Switches: while the connection's output is over its high-water mark.
         """
-        self._send(PacketType.WORK_DATA, self.encoder.encode(data))
+        self._send(PacketType.WORK_DATA, self._encode(data))
 
     def send_warning(self, data: Any) -> None:
         """Send a warning to the waiting clients (WORK_WARNING). Arguments and errors as in ``send_data``."""
-        self._send(PacketType.WORK_WARNING, self.encoder.encode(data))
+        self._send(PacketType.WORK_WARNING, self._encode(data))
 
     def send_status(self, numerator: int, denominator: int) -> None:
         """Tell the job server how far the job is (WORK_STATUS).
@@ -130,6 +131,12 @@ class GearmanJob:
                 raise ValueError(f"send_status: {name} is {value!r}, not a whole number from 0 to {_MAX_STATUS}")
         self.status = (numerator, denominator)
         self._send(PacketType.WORK_STATUS, b"%d" % numerator, b"%d" % denominator)
+
+    def _encode(self, data: Any) -> bytes:
+        encoded = self.encoder.encode(data)
+        if type(encoded) is not bytes:
+            raise PayloadError(f"the task's encoder made {type(encoded).__name__} of the data, not bytes")
+        return encoded
 
     def _send(self, packet_type: PacketType, *args: bytes) -> None:
         if self.connection is not None:
