@@ -57,7 +57,7 @@ def call_hook(hook: Callable[..., Any], *args: Any) -> None:
     """Call a hook; log what it raises."""
     try:
         hook(*args)
-    except Exception:
+    except BaseException:
         log.exception("middleware %s failed", getattr(hook, "__qualname__", hook))
 
 

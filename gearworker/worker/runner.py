@@ -2,7 +2,7 @@
 
 For each task the runner builds, once, a call that takes a job and gives the encoded result; what the task's options
 ask for is wrapped around it from the inside out: the handler (a generator's items are sent as WORK_DATA), the native
-thread, the time limit, the retries. So a task without options pays for none.
+thread, the time limit, the decoding of the payload, the retries. So a task without options pays for none.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class Runner:
         self._calls: dict[str, _Call] = {task.name: self._build(task) for task in tasks}
 
     def run(self, job: GearmanJob) -> None:
-        """Run a job to its end and send its final packet. Never raises. Switches: as the handler does."""
+        """Run a job to its end and send its final packet. Nothing that a handler raises gets out.
+
+        Switches: as the handler does.
+        """
         job.started_at = started_at = monotonic()
         for before in self._before:
             call_hook(before, job)
@@ -68,7 +71,8 @@ class Runner:
             outcome = "lost"
         for after in self._after:
             call_hook(after, job, outcome, monotonic() - started_at, len(data), failure)
-        if failure is not None and self._abandoned:
+        failure = None  # its traceback holds this frame: together they would keep the job until the garbage collector
+        if self._abandoned:
             self._wait_for_abandoned(job)
 
     def stop(self) -> None:
@@ -85,9 +89,10 @@ class Runner:
             call = self._in_thread(call)
         if task.timeout_s is not None:
             call = _with_timeout(call, task.timeout_s)
+        call = _with_decoding(call, task.encoder)
         if task.retries:
             call = _with_retries(call, task)
-        return _with_decoding(call, task.encoder)
+        return call
 
     def _in_thread(self, call: _Call) -> _Call:
         def run_in_thread(job: GearmanJob) -> bytes:
@@ -100,7 +105,10 @@ class Runner:
                 self._abandoned[job] = result
                 raise
             if error is not None:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error, result  # or the error and this frame would keep each other
             return bytes(data)
 
         return run_in_thread
@@ -120,7 +128,10 @@ def _handler_call(task: Task) -> _Call:
         result = handler(job)
         if type(result) is GeneratorType:
             result = _stream(job, result)
-        return encode(result)
+        data: Any = encode(result)
+        if type(data) is not bytes:
+            raise PayloadError(f"the task's encoder made {type(data).__name__} of the result, not bytes")
+        return data
 
     return call
 
@@ -156,6 +167,7 @@ def _with_timeout(call: _Call, timeout_s: float) -> _Call:
             raise
         finally:
             timeout.close()
+            del timeout  # or the timeout and this frame would keep each other
 
     return call_in_time
 
@@ -166,7 +178,7 @@ def _with_retries(call: _Call, task: Task) -> _Call:
         final += (JobTimeout,)  # its native thread runs on; a second one beside it would help nobody
 
     def call_again(job: GearmanJob) -> bytes:
-        backoff = Backoff(first_s=0.1, cap_s=10.0)
+        backoff, payload = Backoff(first_s=0.1, cap_s=10.0), job.data
         while True:
             try:
                 return call(job)
@@ -182,6 +194,9 @@ def _with_retries(call: _Call, task: Task) -> _Call:
                 )  # fmt: skip
                 job.attempt += 1
                 gevent.sleep(delay_s)
+                if getattr(job.connection, "closed", False):
+                    raise
+                job.data = payload  # afresh: the handler may have changed what was decoded of it
 
     return call_again
 
@@ -216,7 +231,8 @@ def _outside_traceback(traceback: TracebackType | None) -> TracebackType | None:
 def _describe(error: BaseException) -> bytes:
     """Class and message for the client; the traceback stays in our log."""
     try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:  # a __str__ that raises
-        text = type(error).__name__
+        message = str(error)
+    except BaseException:  # a __str__ that raises
+        message = ""
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return text.encode("utf-8", "replace")[:MAX_ERROR_BYTES]
