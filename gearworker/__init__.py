@@ -37,6 +37,7 @@ from gearworker.job import (
     PRIORITY_LOW,
     PRIORITY_NONE,
     GearmanJob,
+    GearmanJobRequest,
 )
 
 # At once, not on first use: importing the module gearworker.task binds its name in this package, and the name has to be
@@ -44,11 +45,17 @@ from gearworker.job import (
 from gearworker.task import Task, TaskRegistry, task
 from gearworker.version import __version__
 
-_LAZY: dict[str, str] = {}
+_LAZY = {
+    "GearmanClient": "gearworker.client",
+    "GearmanAdminClient": "gearworker.admin",
+    "JobFailed": "gearworker.request",
+}
 """Where a name lives that is imported on first use."""
 
 if TYPE_CHECKING:
-    pass
+    from gearworker.admin import GearmanAdminClient
+    from gearworker.client import GearmanClient
+    from gearworker.request import JobFailed
 else:
 
     def __getattr__(name: str) -> Any:
@@ -68,7 +75,10 @@ __all__ = [
     "task",
     "Task",
     "TaskRegistry",
+    "GearmanClient",
+    "GearmanAdminClient",
     "GearmanJob",
+    "GearmanJobRequest",
     "FailJob",
     "DataEncoder",
     "PRIORITY_NONE",
@@ -83,6 +93,7 @@ __all__ = [
     "ConfigError",
     "TaskError",
     "PayloadError",
+    "JobFailed",
     "JobTimeout",
     "GearmanConnectionError",
     "ServerUnavailable",

@@ -12,8 +12,18 @@ from typing import Any
 
 import click
 
-from gearworker.cli import check, run, server
-from gearworker.errors import ConfigError, GearmanConnectionError, GearmanError, JobTimeout, PayloadError, TaskError
+from gearworker.cli import admin, check, run, server, submit
+from gearworker.errors import (
+    ConfigError,
+    GearmanConnectionError,
+    GearmanError,
+    InvalidAdminClientState,
+    JobServerError,
+    JobTimeout,
+    PayloadError,
+    ProtocolError,
+    TaskError,
+)
 from gearworker.version import __version__
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_TIMED_OUT, EXIT_NO_JOB_SERVER = range(5)
@@ -44,7 +54,7 @@ def cli() -> None:
     """
 
 
-for _command in (run.run, check.check, check.tasks, server.server):
+for _command in (run.run, run.child, check.check, check.tasks, submit.submit, server.server, *admin.COMMANDS):
     cli.add_command(_command)
 
 
@@ -78,8 +88,11 @@ def run_command_line(args: list[str]) -> int:
 
 def exit_code(error: GearmanError) -> int:
     """The exit code that an error ends the command with."""
-    if isinstance(error, (ConfigError, TaskError, PayloadError)):
+    if isinstance(error, JobServerError):
+        return EXIT_FAILED
+    # Our own bytes that break the protocol are a name that can't be; theirs, that no job server is at this address.
+    if isinstance(error, (ConfigError, TaskError, PayloadError, ProtocolError)):
         return EXIT_USAGE
-    if isinstance(error, JobTimeout):
+    if isinstance(error, (JobTimeout, InvalidAdminClientState)):
         return EXIT_TIMED_OUT
     return EXIT_NO_JOB_SERVER if isinstance(error, GearmanConnectionError) else EXIT_FAILED

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from gearworker.cli.check import verbose_option
+
+if TYPE_CHECKING:
+    from gearworker.config import Config
 
 
 @click.command()
@@ -28,19 +33,48 @@ def run(config: str, watch: bool, log_level: str | None, log_format: str | None,
 
     monkey.patch_all()
 
-    return _serve(config, log_level, log_format, verbose)
+    return _run(config, log_level, log_format, verbose)
 
 
-def _serve(path: str, log_level: str | None, log_format: str | None, verbose: bool) -> int:
-    import msgspec
-
-    from gearworker.child import serve
+def _run(path: str, log_level: str | None, log_format: str | None, verbose: bool) -> int:
     from gearworker.cli.app import load_tasks
-    from gearworker.config import load_config
     from gearworker.logs import configure_logging
+    from gearworker.service import run_service
+    from gearworker.single import serve
 
-    config = load_config(path)
-    changes = {name: value for name, value in (("level", log_level), ("format", log_format)) if value}
-    config = msgspec.structs.replace(config, log=msgspec.structs.replace(config.log, **changes))
+    def read() -> tuple[Config, str]:
+        return _read_config(path, log_level, log_format)
+
+    config, _ = read()
+    if config.processes != 0:
+        return run_service(read, verbose=verbose)
     configure_logging(config.log.level, config.log.format)
     return serve(config, load_tasks(config, verbose=verbose))
+
+
+def _read_config(path: str, log_level: str | None, log_format: str | None) -> tuple[Config, str]:
+    """The configuration, with the command line's options in place of its own; and its text."""
+    import msgspec
+
+    from gearworker.config import parse_config
+    from gearworker.config_source import read_file
+
+    text = read_file(path)
+    config = parse_config(text, file=path)
+    changes = {name: value for name, value in (("level", log_level), ("format", log_format)) if value}
+    return msgspec.structs.replace(config, log=msgspec.structs.replace(config.log, **changes)), text
+
+
+@click.command(hidden=True)
+@click.argument("channel_fd", type=int)
+@click.argument("stack_fd", type=int)
+def child(channel_fd: int, stack_fd: int) -> int:
+    """Be a worker process; the supervisor starts this, and gives the open descriptors."""
+    from gevent import monkey
+
+    monkey.patch_all()
+
+    from gearworker.child import run_child
+    from gearworker.cli.app import load_tasks
+
+    return run_child(channel_fd, stack_fd, lambda config, verbose: load_tasks(config, verbose=verbose))
