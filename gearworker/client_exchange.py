@@ -111,22 +111,23 @@ class Exchange:
         """Wait until each request is complete, failed, or UNKNOWN because its connection was lost.
 
         Raises:
-            ServerUnavailable: a connection was lost meanwhile, and no job server can be reached.
+            ServerUnavailable: a request is UNKNOWN, and no other job server than the one it lost can be reached.
 
         Switches: yes.
         """
-        known_before = [request for request in requests if request.state != JOB_UNKNOWN]
         Gathering(requests, is_finished).wait(deadline)
         for request in requests:
             request.timed_out = not is_finished(request)
-        lost = {request.gearman_job.connection for request in known_before if request.state == JOB_UNKNOWN}
-        if lost:
-            self._require_other_than(lost, deadline)
+        unknown = [request for request in requests if request.state == JOB_UNKNOWN]
+        if unknown and not any(link.is_connected for link in self.links):
+            self._require_other_than({request.gearman_job.connection for request in unknown}, deadline)
 
     def _require_other_than(self, lost: Collection[Any], deadline: Deadline) -> None:
-        reasons = [f"{link.address} was lost" for link in lost]
+        reasons = []
         for link in self.links:
-            if link not in lost:
+            if link in lost:
+                reasons.append(f"{link.address} was lost")
+            else:
                 try:
                     link.open(deadline)
                     return
@@ -200,10 +201,12 @@ class Exchange:
             ServerUnavailable: none can.
         """
         ranked = self._rank(unique)
-        for link in [*ranked, *(link for link in ranked if not link.is_connected)]:
-            if link.is_connected:
-                return link
-            if link not in down and not (link.is_resting and len(down) < len(self.links) - 1):
+        for may_rest in (True, False):
+            for link in ranked:
+                if link.is_connected:
+                    return link
+                if link in down or (may_rest and link.is_resting):
+                    continue
                 try:
                     link.open(deadline)
                     return link

@@ -205,12 +205,7 @@ class Link:
         """The reader greenlet's life."""
         try:
             while True:
-                data = connection.recv()
-                self._receives += 1
-                for delivery in protocol.receive(data):
-                    if isinstance(delivery, ProtocolError):
-                        raise delivery
-                    self._deliver(delivery.request, delivery.packet)
+                self._take(protocol, connection.recv())
         except ConnectionLost:
             pass
         except ProtocolError as error:
@@ -220,6 +215,14 @@ class Link:
             connection.close(f"{type(error).__name__}: {error}")
             _log.exception("%s: an error while reading; the connection is closed", self.address)
         self._lose(connection, protocol)
+
+    def _take(self, protocol: ClientProtocol, data: bytes) -> None:
+        """Carry what was received to the askers. A function of its own, so that a waiting reader holds none of them."""
+        self._receives += 1
+        for delivery in protocol.receive(data):
+            if isinstance(delivery, ProtocolError):
+                raise delivery
+            self._deliver(delivery.request, delivery.packet)
 
     def _deliver(self, asker: Any, packet: Packet | Oversized) -> None:
         if isinstance(asker, GearmanJobRequest):
