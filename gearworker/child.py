@@ -1,191 +1,143 @@
-"""One worker process: a worker, its HTTP endpoint and its signals, from start to exit code.
+"""A worker process under the supervisor: a fresh interpreter that gets its configuration over the channel.
 
-Signals: TERM and INT drain within the grace, a second one stops at once, as QUIT does. A signal's handler only notes
-it; the loop in ``_until_stopped`` acts.
-
-Exit codes: 0 after a whole drain; ``EXIT_GRACE_OVER`` where the grace ended before the jobs did, which the job server
-then gives to somebody else; 128 and the signal's number after a stop at once.
+It sends a beat four times a second, which shows the supervisor that its hub turns, and reports its counts with every
+fourth and on request. When the channel ends, the supervisor is gone: it drains and ends by itself. TERM and INT sent to
+it directly drain it too. Where its hub is blocked, the supervisor's ``STACK_SIGNAL`` makes the interpreter write the
+blocked stack to a file that both share, without any help of ours.
 """
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import logging
+import os
 import signal
-from time import monotonic
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final
 
 import gevent
-from gevent.queue import SimpleQueue
+from gevent import socket
 
-from gearworker.config import Config
-from gearworker.errors import ConfigError
-from gearworker.http.app import EndpointApp, RunningJob, Sources
-from gearworker.http.server import Endpoint
-from gearworker.jobserver import EmbeddedJobServer
-from gearworker.metrics import HubLag, JobMetrics, make_registry
-from gearworker.net.address import Address, AddressLike
-from gearworker.protocol.packets import DEFAULT_PORT
+from gearworker.assembly import describe, make_worker, resolve_addresses, running_jobs
+from gearworker.channel import AnyMessage, Beat, Channel, Drain, LogStacks, Report, ReportRequest, Start
+from gearworker.config import Config, parse_config
+from gearworker.counts import JobCounter
+from gearworker.errors import ProtocolError
+from gearworker.logs import configure_logging
+from gearworker.metrics import HubLag
+from gearworker.stopping import STOP_SIGNALS, Commands, log_stacks, run_until_stopped
 from gearworker.task import TaskRegistry
-from gearworker.worker.session import LinkSettings
-from gearworker.worker.worker import PoolPlan, Worker
+from gearworker.worker.worker import Worker
 
 log = logging.getLogger(__name__)
 
-EXIT_GRACE_OVER: Final = 3
-_EMBEDDED: Final = "embedded"
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+BEAT_INTERVAL_S: Final = 0.25
+STACK_SIGNAL: Final = signal.SIGRTMIN
+_BEATS_PER_REPORT: Final = 4
 
-_Signals: TypeAlias = "SimpleQueue[signal.Signals | None]"
-"""Signals as they came; None says that the drain has ended."""
+LoadTasks = Callable[[Config, bool], TaskRegistry]
 
 
-def serve(config: Config, registry: TaskRegistry) -> int:
-    """Serve the registry's tasks until a signal ends it.
+def run_child(channel_fd: int, stack_fd: int, load_tasks: LoadTasks) -> int:
+    """Run a worker process; the standard library is patched already.
 
     Args:
-        config: what the file said.
-        registry: the tasks, all of them imported.
+        channel_fd: our end of the channel to the supervisor.
+        stack_fd: where a blocked stack is written.
+        load_tasks: imports a configuration's task modules; the second argument asks for tracebacks.
 
     Returns: the process's exit code.
 
     Raises:
-        ConfigError: pools, job servers or the HTTP address can't be used.
-        ServerUnavailable: the embedded job server can't listen.
+        ConfigError: the configuration or a task module can't be used.
 
     Switches: all the time.
     """
-    signals: _Signals = SimpleQueue()
-    watchers: list[Any] = [gevent.signal_handler(number, signals.put, number) for number in _STOP_SIGNALS]
-    embedded = _embedded_job_server(config)
-    addresses = _addresses(config, embedded)
-    metrics = JobMetrics([task.name for task in registry], [str(address) for address in addresses])
-    worker = make_worker(config, registry, addresses, metrics)
-    hub_lag = HubLag(monotonic)
-    endpoint = _endpoint(config, worker, metrics, hub_lag)
-    try:
-        hub_lag.start()
-        if embedded is not None:
-            embedded.start()
-        if endpoint is not None:
-            _start_endpoint(config, endpoint)
-        worker.start()
-        log.info("serving %s; stop with SIGTERM", _summary(worker, registry))
-        return _until_stopped(worker, signals, config.shutdown.grace_s)
-    finally:
-        worker.stop()
-        if endpoint is not None:
-            endpoint.stop()
-        if embedded is not None:
-            embedded.stop()
-        hub_lag.stop()
-        for watcher in watchers:
-            watcher.cancel()
+    faulthandler.register(STACK_SIGNAL, file=stack_fd, all_threads=False)
+    channel = Channel(socket.socket(fileno=channel_fd))
+    start = channel.receive()
+    if not isinstance(start, Start):
+        return 0  # the supervisor ended before it said anything
+    config = parse_config(start.config_text, file=start.config_file)
+    configure_logging(start.log_level, start.log_format)
+    return Child(config, load_tasks(config, start.verbose), start.embedded_address, channel).run()
 
 
-def make_worker(
-    config: Config, registry: TaskRegistry, addresses: list[Address], metrics: JobMetrics | None = None
-) -> Worker:
-    """A worker as the configuration describes it.
+class Child:
+    """The worker of a worker process, and its conversation with the supervisor.
 
-    Raises:
-        ConfigError: a task that two pools claim, or that asks for a pool that there isn't.
+    Args:
+        config: what to run.
+        registry: the tasks.
+        embedded_address: where the supervisor's embedded job server listens, if it has one.
+        channel: to the supervisor.
     """
-    assigned = config.assign_pools({task.name: task.pool for task in registry})
-    link = config.connection
-    settings = LinkSettings(
-        connect_timeout_s=link.connect_timeout_s,
-        heartbeat_s=link.heartbeat_s,
-        heartbeat_timeout_s=link.heartbeat_timeout_s,
-        reconnect_max_s=link.reconnect_max_s,
-        poll_s=link.poll_s,
-        max_packet_bytes=link.max_packet_bytes,
-    )
-    return Worker(
-        addresses,
-        {
-            name: PoolPlan(config.pools[name].concurrency, [registry[task] for task in tasks])
-            for name, tasks in assigned.items()
-        },
-        client_id=config.client_id_for(),
-        settings=settings,
-        max_in_flight_bytes=config.max_in_flight_bytes,
-        middleware=[metrics] if metrics is not None else [],
-    )
 
+    def __init__(self, config: Config, registry: TaskRegistry, embedded_address: str | None, channel: Channel) -> None:
+        addresses = resolve_addresses(config, embedded_address)
+        self._grace_s = config.shutdown.grace_s
+        self._channel = channel
+        self._counter = JobCounter([task.name for task in registry], [str(address) for address in addresses])
+        self._worker: Worker = make_worker(config, registry, addresses, [self._counter])
+        self._hub_lag = HubLag()
+        self._commands = Commands()
 
-def _until_stopped(worker: Worker, signals: _Signals, grace_s: float) -> int:
-    """Wait for a signal and do what it says; give the exit code."""
-    first = signals.get()
-    assert first is not None
-    if first is not signal.SIGQUIT:
-        running = len(worker.running_jobs())
-        log.info("%s: draining, %d jobs running, up to %g s", first.name, running, grace_s)
-        drain = gevent.spawn(worker.drain, grace_s)
-        drain.link(lambda _: signals.put(None))
-        second = signals.get()
-        if second is None:
-            return _drained(bool(drain.get()), grace_s)
-        drain.kill(block=False)
-        first = second
-    log.warning("%s: stopping at once; the job server gives unfinished jobs to others", first.name)
-    return 128 + first
-
-
-def _drained(finished: bool, grace_s: float) -> int:
-    if finished:
-        log.info("drained, every job answered")
-        return 0
-    log.error("jobs still ran when the grace of %g s was over; the job server gives them to others", grace_s)
-    return EXIT_GRACE_OVER
-
-
-def _embedded_job_server(config: Config) -> EmbeddedJobServer | None:
-    """The embedded job server, where the configuration has "embedded" or "embedded:PORT"."""
-    for server in config.addresses():
-        if isinstance(server, str) and server.partition(":")[0] == _EMBEDDED:
-            return EmbeddedJobServer(port=int(server.partition(":")[2] or DEFAULT_PORT))
-    return None
-
-
-def _addresses(config: Config, embedded: EmbeddedJobServer | None) -> list[Address]:
-    addresses = []
-    for index, server in enumerate(config.addresses()):
-        value: AddressLike = server
-        if embedded is not None and isinstance(server, str) and server.partition(":")[0] == _EMBEDDED:
-            value = embedded.address
+    def run(self) -> int:
+        """Serve until a signal, the supervisor or its end says otherwise; give the exit code."""
+        watchers: list[Any] = [gevent.signal_handler(number, self._commands.put, number) for number in STOP_SIGNALS]
+        os.register_at_fork(after_in_child=self._abandon_sockets)
+        self._hub_lag.start()
+        self._worker.start()
+        helpers = [gevent.spawn(self._listen), gevent.spawn(self._beat)]
+        log.info("serving in %s", describe(self._worker))
         try:
-            addresses.append(Address.parse(value))
-        except ConfigError as error:
-            raise config.error(f"job_servers[{index}]", error.reason) from None
-    return addresses
+            return run_until_stopped(self._worker, self._commands, self._grace_s)
+        finally:
+            self._worker.stop()
+            self._send_report(0)
+            gevent.killall(helpers)
+            for watcher in watchers:
+                watcher.cancel()
+            self._channel.close()
 
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = self._channel.receive()
+            except ProtocolError as error:
+                log.error("the supervisor can't be understood: %s", error)
+                message = None
+            if message is None:
+                log.warning("the supervisor has ended; draining")
+                self._commands.put(signal.SIGTERM)
+                return
+            self._obey(message)
 
-def _endpoint(config: Config, worker: Worker, metrics: JobMetrics, hub_lag: HubLag) -> Endpoint | None:
-    if config.http is None:
-        return None
-    sources = Sources(
-        registry=make_registry(metrics, worker, hub_lag),
-        alive=lambda: True,  # that it answers shows that the hub turns
-        ready=lambda: worker.ready,
-        running_jobs=lambda: _running_jobs(worker),
-    )
-    return Endpoint(config.http.listen, EndpointApp(sources))
+    def _obey(self, message: AnyMessage) -> None:
+        if isinstance(message, Drain):
+            self._commands.put(signal.SIGTERM)
+        elif isinstance(message, ReportRequest):
+            self._send_report(message.number)
+        elif isinstance(message, LogStacks):
+            log_stacks(self._worker)
 
+    def _beat(self) -> None:
+        beats = 0
+        while self._channel.send(Beat(self._worker.ready)):
+            if beats % _BEATS_PER_REPORT == 0:
+                self._send_report(0)
+            beats += 1
+            gevent.sleep(BEAT_INTERVAL_S)
 
-def _start_endpoint(config: Config, endpoint: Endpoint) -> None:
-    try:
-        endpoint.start()
-    except ConfigError as error:
-        raise config.error(error.key or "http.listen", error.reason) from None
+    def _send_report(self, number: int) -> None:
+        counts = self._counter.snapshot(self._worker, self._hub_lag.take_s() if number else self._hub_lag.worst_s)
+        self._channel.send(Report(number, counts, running_jobs(self._worker)))
 
-
-def _running_jobs(worker: Worker) -> list[RunningJob]:
-    return [
-        RunningJob(pool.name, job.task, job.handle or "", job.started_at, job.attempt, job.status)
-        for pool, job in worker.running_jobs()
-    ]
-
-
-def _summary(worker: Worker, registry: TaskRegistry) -> str:
-    pools = ", ".join(f"{pool.name} ({pool.concurrency})" for pool in worker.pools)
-    return f"{len(registry)} tasks in {len(worker.pools)} pools: {pools}"
+    def _abandon_sockets(self) -> None:
+        """In a child that a handler forked: let go of every socket, or it would keep our connections alive."""
+        for link in self._worker.links:
+            if link.session is not None:
+                link.session.abandon()
+        with contextlib.suppress(OSError):
+            os.close(self._channel.fileno())

@@ -10,6 +10,8 @@ instead of filling the memory. A connection never reconnects: when it ends, read
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket as stdlib_socket
 from typing import Any, Final
 
@@ -144,6 +146,11 @@ class Connection:
         self._sock.close()
         if self._writer is not gevent.getcurrent():
             self._writer.kill(block=False)
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the descriptor without a word to the peer, whose connection is the parent's."""
+        with contextlib.suppress(OSError):
+            os.close(self._sock.fileno())
 
     def _write_batches(self) -> None:
         """The writer greenlet's life: gather, send, park."""

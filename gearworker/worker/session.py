@@ -175,6 +175,10 @@ class Session:
         """End the connection at once. The job server gives what was held to somebody else."""
         self._connection.close(reason)
 
+    def abandon(self) -> None:
+        """In a forked child: let go of the connection, which is the parent's."""
+        self._connection.abandon()
+
     def _pause_reading(self) -> None:
         self._reading_paused = True
         try:
