@@ -44,6 +44,8 @@ _STALLED_TICKS: Final = 2
 _FRUITLESS_WAKES: Final = 8
 _MAX_REST_S: Final = 0.1
 _THREAD_POLL_S: Final = 0.005
+_MAX_FROM_THREADS: Final = 32
+"""So many updates of native threads may wait for the hub; then their threads wait for it."""
 
 
 @dataclass(frozen=True)
@@ -355,7 +357,10 @@ class Session:
             raise InvalidWorkerState(f"job {job.handle} has ended; {packet_type.name} comes too late")
         self._from_threads.append((job, packet_type, args))
         self._hub.loop.run_callback_threadsafe(self._drain_threads)
-        while self._connection.unsent_bytes > self._connection.high_water_bytes and not self.closed:
+        connection, waiting = self._connection, self._from_threads
+        while (
+            len(waiting) >= _MAX_FROM_THREADS or connection.unsent_bytes > connection.high_water_bytes
+        ) and not connection.closed:
             _thread_sleep(_THREAD_POLL_S)
 
     def _drain_threads(self) -> None:
