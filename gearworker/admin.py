@@ -261,12 +261,20 @@ class GearmanAdminClient:
         """Make a task known before a worker or job names it."""
         self.ask(text.create_function(task))
 
-    def drop_function(self, task: str) -> None:
-        """Forget a task. gearmand loses the jobs queued for it.
+    def drop_function(self, task: str, *, with_jobs: bool = False) -> None:
+        """Forget a task that no worker can do.
+
+        Args:
+            with_jobs: even where jobs are queued; gearmand never runs them then, and tells their clients nothing.
 
         Raises:
-            JobServerError: it is not known, or workers can do it or clients wait for it.
+            JobServerError: it is not known, or workers can do it.
+            InvalidAdminClientState: it has jobs.
         """
+        if not with_jobs:
+            jobs = sum(row.total for row in self.ask(text.status()) if row.task == task)
+            if jobs:
+                raise InvalidAdminClientState(f"{self.address}: task {task} has {jobs} jobs, which would be lost")
         self.ask(text.drop_function(task))
 
     def send_shutdown(self, graceful: bool = True) -> None:

@@ -10,8 +10,8 @@ Theory of operation. Connections belong to one gevent hub, and clients are calle
   in a greenlet, and the caller waits on a real lock, or cooperatively where its thread has a hub.
 
 Both ways the code that talks to job servers is the same cooperative code; it never sees a thread. In a forked child no
-home of the parent is used: the child's copies of the sockets are put out of service without a word to the job servers,
-and new homes are made.
+home of the parent is used: right after the fork the child's copies of the sockets are put out of service, without a
+word to the job servers, and new homes are made when they are needed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ _new_lock = monkey.get_original("_thread", "allocate_lock")
 
 _ALIVE_CHECK_S: Final = 1.0
 _CLOSE_S: Final = 1.0
+_LAST_CALLS_S: Final = 0.1
+_CLOSED: Final = "the client was closed while a call was under way"
 
 
 def parse_hosts(host_list: Iterable[AddressLike] | AddressLike | None) -> list[Address]:
@@ -86,7 +88,7 @@ class Home(Generic[G]):
 
     def __init__(self, hub: Any, guest: G, *, is_own: bool = False) -> None:
         self.hub, self.guest, self.is_own = hub, guest, is_own
-        self.calls_under_way = 0
+        self.calls: set[_Call] = set()
         self.leave = Event()
         self.has_ended = False
         self.ended = _new_lock()
@@ -129,7 +131,7 @@ class _Call:
         self.report: Callable[[], None] = lambda: None
 
     def spawn(self) -> None:
-        self.home.calls_under_way += 1
+        self.home.calls.add(self)
         self.greenlet = gevent.spawn(self.run)
 
     def run(self) -> None:
@@ -138,7 +140,7 @@ class _Call:
         except BaseException as error:  # it belongs to the caller, who raises it
             self.error = error
         finally:
-            self.home.calls_under_way -= 1
+            self.home.calls.discard(self)
             self.report()
 
     def cancel(self) -> None:
@@ -153,7 +155,7 @@ class _Call:
         try:
             while not done.acquire(True, _ALIVE_CHECK_S):
                 if self.home.has_ended:
-                    raise InvalidClientState("the client was closed while a call was under way")
+                    raise InvalidClientState(_CLOSED)
         except BaseException:
             self.home.post(self.cancel)
             raise
@@ -181,8 +183,9 @@ class Homes(Generic[G]):
 
     def __init__(self, make_guest: Callable[[], G]) -> None:
         self._make_guest = make_guest
-        self._start_afresh()
         self._inherited: list[Home[G]] = []
+        self._start_afresh()
+        _abandon_at_fork(self)
 
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
@@ -193,7 +196,7 @@ class Homes(Generic[G]):
     def here(self) -> Home[G]:
         """The home for a call from the current greenlet and thread."""
         if self._pid != os.getpid():
-            self._leave_parent()
+            self.leave_parent()
         hub = _running_hub()
         if hub is None:
             return self._own or self._make_own()
@@ -203,12 +206,14 @@ class Homes(Generic[G]):
             home = self._by_hub[hub] = Home(hub, self._make_guest())
         return home
 
-    def _leave_parent(self) -> None:
+    def leave_parent(self) -> None:
+        """In a forked child: use nothing of the parent's. Idempotent."""
         # Kept for good: freeing a parent's hub or socket in the child would touch what both share.
         self._inherited += self.all()
-        for home in self.all():
-            home.guest.abandon()
+        homes = self.all()
         self._start_afresh()
+        for home in homes:
+            home.guest.abandon()
 
     def all(self) -> list[Home[G]]:
         """The homes that there are."""
@@ -236,7 +241,7 @@ class Homes(Generic[G]):
             wait: until the own thread has closed its guest, for a moment.
         """
         if self._pid != os.getpid():
-            self._leave_parent()
+            self.leave_parent()
         own, others = self._own, list(self._by_hub.values())
         self._start_afresh()
         here = get_hub_if_exists()
@@ -267,14 +272,41 @@ def _live(make_guest: Callable[[], Any], started: list[Home[Any]], ready: Any) -
     try:
         home.leave.wait()
         home.guest.close()
-        with gevent.Timeout(_CLOSE_S, False):  # type: ignore[arg-type]  # False: end quietly; the stubs don't know
-            while home.calls_under_way:
-                gevent.sleep(0.001)
+        _end_calls(home)
     finally:
         home.has_ended = True
         home.ended.release()
         keeps_loop_alive.close()
         hub.destroy(destroy_loop=True)
+
+
+def _end_calls(home: Home[Any]) -> None:
+    """Let calls that wait for a connection see that it is closed, and end the others."""
+    with gevent.Timeout(_LAST_CALLS_S, False):  # type: ignore[arg-type]  # False: end quietly; the stubs don't know
+        while home.calls:
+            gevent.sleep(0.001)
+    for call in list(home.calls):
+        call.greenlet.kill(InvalidClientState(_CLOSED), timeout=_LAST_CALLS_S)
+
+
+_living: weakref.WeakSet[Homes[Any]] = weakref.WeakSet()
+"""Every client of the process: the one hook that a process can have for forks must find them."""
+
+
+def _abandon_at_fork(homes: Homes[Any]) -> None:
+    if not _hooks:
+        os.register_at_fork(after_in_child=_abandon_all)
+        _hooks.append(_abandon_all)
+    _living.add(homes)
+
+
+_hooks: list[Callable[[], None]] = []
+
+
+def _abandon_all() -> None:
+    """In a forked child, before its hub runs: a reader greenlet that came along would take the parent's packets."""
+    for homes in list(_living):
+        homes.leave_parent()
 
 
 def _running_hub() -> Any:
