@@ -109,7 +109,11 @@ class Link:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._connect_and_serve()
+            try:
+                self._connect_and_serve()
+            except Exception:
+                # A fault of ours; it costs this connection, never the link to the job server.
+                log.exception("the connection to job server %s, pool %s, broke", self.address, self.pool.name)
             if not self._stopping:
                 gevent.sleep(self._backoff.next_s())
 
