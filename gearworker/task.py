@@ -9,6 +9,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any, overload
 
 from gearworker.encoders import Encoder, find_encoder
@@ -68,7 +69,7 @@ class Task:
         if inspect.iscoroutinefunction(self.handler) or inspect.isasyncgenfunction(self.handler):
             return "the handler is async; under gevent a plain function does the same, without async and await"
         timeout_s, retries = self.timeout_s, self.retries
-        if timeout_s is not None and (isinstance(timeout_s, bool) or not timeout_s > 0):
+        if timeout_s is not None and not _is_seconds(timeout_s):
             return f"timeout_s is {timeout_s!r}, not a number of seconds above 0"
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             return f"retries is {retries!r}, not a whole number from 0"
@@ -112,10 +113,12 @@ class TaskRegistry:
             TaskError: the name is taken, or unusable, or an option is.
         """
         if callable(name):
-            return self.add(Task(self.prefix + name.__name__, name))
+            return self.task()(name)
 
         def decorate(handler: Handler) -> Task:
             own_name = name if name is not None else getattr(handler, "__name__", "")
+            if not own_name:
+                raise TaskError(f"task {own_name!r} ({_place(handler)}): the name is empty")
             try:
                 registered = Task(self.prefix + own_name, handler, **options)
             except TypeError as error:
@@ -160,6 +163,10 @@ default_registry = TaskRegistry()
 """Where ``@task`` registers; ``gearworker run`` serves it."""
 
 task = default_registry.task
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < inf
 
 
 def _name_fault(name: object) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Any, Union
 
 from gearworker.errors import ConfigError
@@ -79,7 +80,7 @@ class Address:
     @classmethod
     def _parse_mapping(cls, value: Mapping[str, Any]) -> Address:
         options = dict(value)
-        tls = dict(options.pop("tls", None) or {})
+        tls = _checked_tls(options.pop("tls", None), value)
         tls.update({new: options.pop(old) for old, new in _OLD_TLS_KEYS.items() if options.get(old) is not None})
         wanted = "tls" in value and value["tls"] is not None
         for old in _OLD_TLS_KEYS:
@@ -101,7 +102,23 @@ class Address:
 def _checked_host(host: Any, value: object) -> str:
     if not isinstance(host, str) or not host or any(c.isspace() or c in "/@[]" for c in host):
         raise ConfigError(f"{value!r} is no address of a job server: {host!r} is no host")
+    if ":" in host and not _is_ipv6(host):
+        raise ConfigError(f"{value!r} is no address of a job server: {host!r} is no IPv6 address")
     return host
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _checked_tls(tls: Any, value: object) -> dict[str, Any]:
+    if tls is not None and not isinstance(tls, Mapping):
+        raise ConfigError(f"{value!r} is no address of a job server: tls is {tls!r}, not a mapping of ca, cert and key")
+    return dict(tls or {})
 
 
 def _checked_port(port: Any, value: object) -> int:
