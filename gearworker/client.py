@@ -318,19 +318,22 @@ class GearmanClient:
                 if request.state == JOB_UNKNOWN:
                     self._prepare(request)
         here = self._homes.here()
-        elsewhere = [r for r in requests if r.state != JOB_UNKNOWN and not here.guest.has(r.gearman_job.connection)]
-        if not elsewhere:
-            if requests:
-                run(here, requests)
-            return requests
-        for home in self._homes.all():
-            part = [r for r in elsewhere if home.guest.has(r.gearman_job.connection)]
-            if part:
-                run(home, part)
-        rest = [r for r in requests if r.state == JOB_UNKNOWN or here.guest.has(r.gearman_job.connection)]
-        if rest:
-            run(here, rest)
+        groups: dict[Home[Exchange], list[GearmanJobRequest]] = {}
+        for request in requests:
+            groups.setdefault(self._home_of(request, here), []).append(request)
+        for home, part in groups.items():
+            run(home, part)
         return requests
+
+    def _home_of(self, request: GearmanJobRequest, here: Home[Exchange]) -> Home[Exchange]:
+        link = request.gearman_job.connection
+        if request.state == JOB_UNKNOWN or here.guest.has(link):
+            return here
+        for home in self._homes.all():
+            if home.guest.has(link):
+                return home
+        here.guest.adopt(request)
+        return here
 
 
 def _make_links(addresses: Sequence[Address], **options: Any) -> list[Link]:

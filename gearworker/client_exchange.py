@@ -34,7 +34,7 @@ from gearworker.errors import (
 )
 from gearworker.protocol.client import Submission
 from gearworker.protocol.packets import Packet, PacketType
-from gearworker.request import JOB_PENDING, JOB_UNKNOWN, GearmanJobRequest
+from gearworker.request import JOB_CREATED, JOB_PENDING, JOB_UNKNOWN, GearmanJobRequest
 
 
 class UniqueStatus(NamedTuple):
@@ -142,6 +142,8 @@ class Exchange:
                 raise ExceededConnectionAttempts(
                     None, f"{request!r} was sent {request.connection_attempts} times and never accepted"
                 )
+        for link in self.links:
+            link.notice_end()
         down: dict[Link, ServerUnavailable] = {}
         groups: dict[Link, list[GearmanJobRequest]] = {}
         for request in requests:
@@ -289,6 +291,20 @@ class Exchange:
         """Whether a request's connection is one of these links."""
         return link in self._link_set
 
+    def adopt(self, request: GearmanJobRequest) -> None:
+        """Take over a request whose links are gone, as those of a closed client or, in a forked child, the parent's.
+
+        An accepted background job is still to be had at its job server; any other request has lost its connection.
+        """
+        if not request.background or request.state == JOB_PENDING:
+            if request.state in (JOB_PENDING, JOB_CREATED):
+                request.connection_lost()
+            return
+        address = getattr(request.gearman_job.connection, "address", None)
+        for link in self.links:
+            if link.address == address:
+                request.gearman_job.connection = link
+
     def ask_statuses(self, requests: Requests, deadline: Deadline) -> None:
         """Ask the job servers for the requests' statuses and wait for the answers.
 
@@ -302,7 +318,7 @@ class Exchange:
         for index, request in enumerate(asked):
             link = request.gearman_job.connection
             if not isinstance(link, Link):
-                raise InvalidClientState(f"{request!r} was not submitted by a client")
+                raise InvalidClientState(f"{request!r} was not submitted by this client")
             link.open(deadline)
             assert request.gearman_job.handle is not None
             handle = request.gearman_job.handle.encode("utf-8", "surrogateescape")

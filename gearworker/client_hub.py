@@ -17,6 +17,7 @@ word to the job servers, and new homes are made when they are needed.
 from __future__ import annotations
 
 import os
+import select
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +33,8 @@ from gearworker.net.address import Address, AddressLike
 from gearworker.net.connection import Connection
 
 _start_thread = monkey.get_original("_thread", "start_new_thread")
+_new_poll = monkey.get_original("select", "poll")
+_POLLRDHUP: Final = getattr(select, "POLLRDHUP", 0)  # errors and hang-ups are reported in any case
 _new_lock = monkey.get_original("_thread", "allocate_lock")
 
 _ALIVE_CHECK_S: Final = 1.0
@@ -61,6 +64,15 @@ def abandon_connection(connection: Connection) -> None:
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         os.dup2(nothing, connection._sock.fileno(), inheritable=False)
         os.close(nothing)
+
+
+def has_ended(connection: Connection) -> bool:
+    """Whether the peer has ended a connection, also where the hub did not run since and so nobody noticed."""
+    if connection.closed:
+        return True
+    poller = _new_poll()
+    poller.register(connection._sock.fileno(), _POLLRDHUP)
+    return bool(poller.poll(0))
 
 
 class Guest(Protocol):

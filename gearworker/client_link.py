@@ -21,7 +21,7 @@ from typing import Any, Final
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from gearworker.client_hub import abandon_connection
+from gearworker.client_hub import abandon_connection, has_ended
 from gearworker.client_waiting import Answered, Deadline
 from gearworker.errors import (
     ConnectionLost,
@@ -91,6 +91,16 @@ class Link:
     def is_resting(self) -> bool:
         """Whether it could not be reached a moment ago, so that others should be tried first."""
         return time.monotonic() < self._rests_until
+
+    def notice_end(self) -> None:
+        """Notice an idle connection that the job server has ended while this hub did not run. Never switches."""
+        protocol = self._protocol
+        if (
+            self._connection is not None
+            and not (protocol.open_questions or protocol.tracked_jobs)
+            and has_ended(self._connection)
+        ):
+            self.close("the job server ended the connection")
 
     def open(self, deadline: Deadline) -> None:
         """Connect where there is no connection.

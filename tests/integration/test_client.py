@@ -616,6 +616,26 @@ def test_a_closed_client_leaves_requests_unknown_and_may_be_used_again(
     assert client.submit_job("reverse", b"ab", poll_timeout=WAIT_S).result == b"ba"
 
 
+def test_requests_of_a_closed_client(client: GearmanClient, gearmand: Gearmand, worker: TinyWorker) -> None:
+    request = client.submit_job("t", b"x", background=True, poll_timeout=WAIT_S)
+    client.close()
+    assert client.get_job_status(request, WAIT_S).status["known"] is True
+    other = GearmanClient(gearmand.address)
+    foreground = other.submit_job("reverse", b"ab", wait_until_complete=False, poll_timeout=WAIT_S)
+    other.close()
+    assert client.submit_multiple_requests([foreground], poll_timeout=WAIT_S)[0].result == b"ba"
+
+
+def test_a_connection_that_ended_while_the_hub_did_not_run(gearmand: Gearmand, client: GearmanClient) -> None:
+    def run() -> GearmanJobRequest:
+        client.submit_job("t", b"x", background=True, poll_timeout=WAIT_S)
+        gearmand.restart()  # blocks this thread and its hub
+        return client.submit_job("t", b"x", background=True, poll_timeout=WAIT_S)
+
+    request = gevent.spawn(run).get()
+    assert (request.complete, request.connection_attempts) == (True, 1)
+
+
 # Status
 
 
