@@ -199,12 +199,12 @@ def connect(
             if address.tls is not None:
                 sock = _wrap_tls(sock, address)
     except gevent.Timeout as error:
+        _discard(sock)
         if error is not timeout:
             raise
-        _discard(sock)
         phase = "the TLS handshake" if sock is not None and address.tls is not None else "connecting"
         raise ServerUnavailable(str(address), f"{phase} took longer than {timeout_s:g} s") from None
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:  # a host's name that can't be one is a ValueError
         _discard(sock)
         raise ServerUnavailable(str(address), _reason(error)) from None
     return Connection(sock, str(address), high_water_bytes=high_water_bytes)
@@ -213,7 +213,11 @@ def connect(
 def _open(address: Address) -> Any:
     if address.path is not None:
         unix = socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM)
-        unix.connect(address.path)
+        try:
+            unix.connect(address.path)
+        except BaseException:
+            unix.close()
+            raise
         return unix
     sock = socket.create_connection((address.host, address.port))
     tune(sock)
@@ -240,6 +244,10 @@ def _wrap_tls(sock: Any, address: Address) -> Any:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if tls.cert is not None:
             context.load_cert_chain(tls.cert, tls.key)
+    except OSError as error:
+        files = ", ".join(file for file in (tls.ca, tls.cert, tls.key) if file is not None)
+        raise OSError(f"TLS: can't use {files}: {_reason(error)}") from None
+    try:
         return context.wrap_socket(sock, server_hostname=address.host)
     except ssl.SSLCertVerificationError as error:
         raise OSError(f"TLS: the job server's certificate is not accepted: {error.verify_message}") from None
