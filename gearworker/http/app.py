@@ -123,7 +123,7 @@ def _job_row(job: RunningJob, now: float, wall: float) -> dict[str, Any]:
     progress = None if job.progress is None else {"numerator": job.progress[0], "denominator": job.progress[1]}
     return {
         "task": job.task,
-        "handle": job.handle,
+        "handle": job.handle.encode("utf-8", "backslashreplace").decode(),  # a job server's bytes may be anything
         "pool": job.pool,
         "since": round(wall - running_s, 3),
         "running_s": round(running_s, 3),
