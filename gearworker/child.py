@@ -8,7 +8,6 @@ blocked stack to a file that both share, without any help of ours.
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import logging
 import os
@@ -26,6 +25,7 @@ from gearworker.counts import JobCounter
 from gearworker.errors import ProtocolError
 from gearworker.logs import configure_logging
 from gearworker.metrics import HubLag
+from gearworker.net.connection import close_descriptor
 from gearworker.stopping import STOP_SIGNALS, Commands, log_stacks, run_until_stopped
 from gearworker.task import TaskRegistry
 from gearworker.worker.worker import Worker
@@ -54,6 +54,8 @@ def run_child(channel_fd: int, stack_fd: int, load_tasks: LoadTasks) -> int:
 
     Switches: all the time.
     """
+    for descriptor in (channel_fd, stack_fd):
+        os.set_inheritable(descriptor, False)  # no program that a handler starts shall hold them open
     faulthandler.register(STACK_SIGNAL, file=stack_fd, all_threads=False)
     channel = Channel(socket.socket(fileno=channel_fd))
     start = channel.receive()
@@ -139,5 +141,4 @@ class Child:
         for link in self._worker.links:
             if link.session is not None:
                 link.session.abandon()
-        with contextlib.suppress(OSError):
-            os.close(self._channel.fileno())
+        close_descriptor(self._channel.fileno())

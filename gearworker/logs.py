@@ -63,6 +63,11 @@ def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     return _bounded("\n".join(part for part in parts if part), MAX_EXCEPTION_CHARS)
 
 
+def _stack(record: logging.LogRecord) -> str:
+    """The stack, or several, that a record shows: ``extra={"stack": text}``."""
+    return _bounded(str(getattr(record, "stack", "")), MAX_EXCEPTION_CHARS)
+
+
 class TextFormatter(logging.Formatter):
     """Time, level and message on one line; a traceback follows, indented.
 
@@ -86,12 +91,12 @@ class TextFormatter(logging.Formatter):
         start, end = (_COLOURS.get(record.levelno, ""), "\x1b[0m") if self._colour else ("", "")
         level = f"{start}{record.levelname:<7}{end if start else ''}"
         line = f"{clock}.{int(record.msecs):03d} {level} {message}"
-        exception = _exception(self, record).translate(_LINE_ESCAPES)
-        return line + "".join(f"\n    {part}" for part in exception.split("\n")) if exception else line
+        below = "\n".join(part for part in (_exception(self, record), _stack(record)) if part).translate(_LINE_ESCAPES)
+        return line + "".join(f"\n    {part}" for part in below.split("\n")) if below else line
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, pid, the extras, and exception as text."""
+    """One JSON object a line: time (UTC), level, logger, message, pid, the extras, exception and stack as text."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON, without a line end."""
@@ -110,6 +115,8 @@ class JSONFormatter(logging.Formatter):
         exception = _exception(self, record)
         if exception:
             fields["exception"] = exception
+        if stack := _stack(record):
+            fields["stack"] = stack
         return _encode(fields).translate(_JSON_ESCAPES)
 
 

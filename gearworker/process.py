@@ -24,6 +24,7 @@ from gearworker.systemd import VARIABLES as SYSTEMD_VARIABLES
 
 log = logging.getLogger(__name__)
 
+_LAST_WORDS_S: Final = 0.5
 _STACK_DELAY_S: Final = 0.05
 _MAX_STACK_BYTES: Final = 64 * 1024
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -66,6 +67,7 @@ class Process:
             self._popen = _spawn(theirs.fileno(), self._stack_fd)
         self._channel = Channel(ours)
         self._reader = gevent.spawn(self._read)
+        self._reaper = gevent.spawn(self._reap)
         self._channel.send(start)
 
     @property
@@ -155,7 +157,12 @@ class Process:
         except ProtocolError as error:
             log.error("process %d can't be understood and is killed: %s", self.pid, error)
             self.kill()
+
+    def _reap(self) -> None:
+        """Wait for the end itself, not for the channel's, which a process that it forked may hold open."""
         self._popen.wait()
+        self._reader.join(_LAST_WORDS_S)
+        self._reader.kill()
         self.exit_code = self._popen.returncode
         self.ready = False
         self.jobs = []

@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 EXIT_GRACE_OVER: Final = 3
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-_MAX_STACK_LINES: Final = 5_000
 
 
 class Commands(SimpleQueue[signal.Signals | None]):
@@ -69,6 +68,5 @@ def log_stacks(worker: Worker) -> None:
     for pool, job in worker.running_jobs():
         extra = {"task": job.task, "handle": job.handle, "pool": pool.name}
         log.info("running for %.1f s, attempt %d", now - job.started_at, job.attempt, extra=extra)
-    lines = "\n".join(cast("list[str]", format_run_info())).splitlines()
-    more = f"\n... {len(lines) - _MAX_STACK_LINES} lines more" if len(lines) > _MAX_STACK_LINES else ""
-    log.info("stacks of this process:\n%s%s", "\n".join(lines[:_MAX_STACK_LINES]), more)
+    stacks = "\n".join(cast("list[str]", format_run_info()))
+    log.info("stacks of all greenlets and threads of this process", extra={"stack": stacks})

@@ -203,7 +203,7 @@ class Supervisor:
             self.wanted = max(1, self.wanted - 1)
             log.info("SIGTTOU: %d processes wanted", self.wanted)
         elif number == signal.SIGUSR1:
-            self._log_state()
+            gevent.spawn(self._log_state)
         elif number == signal.SIGUSR2:
             for process in self.processes:
                 process.log_stacks()
@@ -230,6 +230,7 @@ class Supervisor:
         return 0
 
     def _log_state(self) -> None:
+        self._ask_reports()
         log.info("%s", self.status())
         for process in self.processes:
             state = process.retiring or ("ready" if process.ready else "not ready")
@@ -441,4 +442,5 @@ def process_count(config: Config) -> int:
 
 def _log_blocked(process: Process, silent_s: float) -> None:
     stack = process.take_blocked_stack()
-    log.error("process %d: its hub has not turned for %.1f s; it is blocked in\n%s", process.pid, silent_s, stack)
+    extra = {"stack": stack}
+    log.error("process %d: its hub has not turned for %.1f s; it is blocked in", process.pid, silent_s, extra=extra)

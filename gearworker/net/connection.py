@@ -11,13 +11,13 @@ instead of filling the memory. A connection never reconnects: when it ends, read
 from __future__ import annotations
 
 import contextlib
-import os
 import socket as stdlib_socket
 from typing import Any, Final
 
 import gevent
 from gevent import socket
 from gevent.event import Event
+from gevent.monkey import get_original
 
 from gearworker.errors import ConnectionLost, ServerUnavailable
 from gearworker.net.address import Address
@@ -149,8 +149,7 @@ class Connection:
 
     def abandon(self) -> None:
         """In a forked child: let go of the descriptor without a word to the peer, whose connection is the parent's."""
-        with contextlib.suppress(OSError):
-            os.close(self._sock.fileno())
+        close_descriptor(self._sock.fileno())
 
     def _write_batches(self) -> None:
         """The writer greenlet's life: gather, send, park."""
@@ -171,6 +170,12 @@ class Connection:
                 self.unsent_bytes -= len(batch)
                 if self.unsent_bytes <= self.high_water_bytes and not self._drained.is_set():
                     self._drained.set()
+
+
+def close_descriptor(descriptor: int) -> None:
+    """Close a file descriptor now: gevent's own ``os.close`` waits for a loop, which a forked child may never turn."""
+    with contextlib.suppress(OSError):
+        get_original("os", "close")(descriptor)
 
 
 def connect(
