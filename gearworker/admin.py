@@ -69,6 +69,10 @@ class AdminLink:
         if self._connection is not None:
             abandon_connection(self._connection)
 
+    def ask_for(self, request: text.AdminRequest[T], deadline: Deadline) -> T:
+        """Send a text command; arguments and errors as for ``ask``."""
+        return self.ask(_Question(request.line, request.is_complete, request.parse), deadline)
+
     def ask(self, question: _Question[T], deadline: Deadline) -> T:
         """Ask, and read the reply.
 

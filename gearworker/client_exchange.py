@@ -5,11 +5,9 @@ different clients meet at one job server and coalesce; where that one can't be r
 that nobody accepted is sent again until its attempts are used up; one that was accepted never is, unless the caller
 asks for it.
 
-gearmand loses jobs whose unique is held by a job of the other kind, or by one that its last client has left: it answers
-JOB_CREATED and never runs them. So a unique that the caller chose is looked up first (GET_STATUS_UNIQUE tells how many
-clients wait for it), and a submit that would be lost ends FAILED with ``InvalidClientState`` instead. Uniques that the
-client made itself are nobody else's; a foreground job gets a new one when it is sent again, because its first sending
-may have left such a job behind.
+Uniques that the client made itself are nobody else's; those that a caller chose are looked up first
+(``client_uniques``). A foreground job with a unique of the client's own gets a new one when it is sent again, because
+its first sending may have left a job behind that gearmand never runs, and would join the two.
 """
 
 from __future__ import annotations
@@ -20,9 +18,8 @@ from collections.abc import Callable, Collection
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-import gevent
-
 from gearworker.client_link import Link
+from gearworker.client_uniques import UniqueGuard, look_up, unique_of
 from gearworker.client_updates import StreamedRequest
 from gearworker.client_waiting import Answers, Deadline, Gathering, Requests, has_news, is_accepted, is_finished
 from gearworker.errors import (
@@ -33,7 +30,7 @@ from gearworker.errors import (
     ServerUnavailable,
 )
 from gearworker.protocol.client import Submission
-from gearworker.protocol.packets import Packet, PacketType
+from gearworker.protocol.packets import PacketType
 from gearworker.request import JOB_CREATED, JOB_PENDING, JOB_UNKNOWN, GearmanJobRequest
 
 
@@ -70,7 +67,7 @@ class Exchange:
         self._salts = [link.address.encode() + b"\0" for link in self.links]
         self._fresh_unique = fresh_unique
         self._shuffle = shuffle
-        self._check_uniques = check_uniques
+        self._guard = UniqueGuard(is_active=check_uniques)
 
     def close(self) -> None:
         """End all connections."""
@@ -104,6 +101,7 @@ class Exchange:
             in_time = Gathering(requests, is_accepted).wait(deadline)
             if not in_time or deadline.is_over or all(request.state != JOB_UNKNOWN for request in requests):
                 break
+        self._guard.verify(requests, deadline)
         for request in requests:
             request.timed_out = request.state in (JOB_PENDING, JOB_UNKNOWN)
 
@@ -149,41 +147,16 @@ class Exchange:
         for request in requests:
             if request.connection_attempts and request.has_fresh_unique and not request.background:
                 self._renew_unique(request)
-            groups.setdefault(self._choose(_unique_of(request), down, deadline), []).append(request)
+            groups.setdefault(self._choose(unique_of(request), down, deadline), []).append(request)
         for link, group in groups.items():
             attempts = [request.connection_attempts for request in group]
             try:
-                self._submit_to(link, group, deadline)
+                self._guard.submit(link, group, deadline)
             except ConnectionLost:
                 # What was sent is UNKNOWN by now or soon. What was not sent has used up an attempt as well.
                 for request, before in zip(group, attempts, strict=True):
                     if request.state == JOB_UNKNOWN and request.connection_attempts == before:
                         request.connection_attempts += 1
-
-    def _submit_to(self, link: Link, requests: Requests, deadline: Deadline) -> None:
-        chosen: dict[bytes, list[GearmanJobRequest]] = {}
-        if self._check_uniques:
-            for request in requests:
-                if not request.has_fresh_unique:
-                    chosen.setdefault(_unique_of(request), []).append(request)
-        if not chosen:
-            link.submit(requests)
-            return
-        # Two greenlets that look up one unique at once would both find it free.
-        while not link.uniques_in_check.isdisjoint(chosen):
-            gevent.sleep(0.001)
-        link.uniques_in_check.update(chosen)
-        try:
-            holders = self._look_up(link, chosen, deadline)
-            for unique, same in chosen.items():
-                if unique in holders:
-                    self._refuse(link, same, holders[unique])
-            link.submit([request for request in requests if self._may_be_sent(request, holders)])
-        finally:
-            link.uniques_in_check.difference_update(chosen)
-
-    def _may_be_sent(self, request: GearmanJobRequest, holders: dict[bytes, Packet | None]) -> bool:
-        return request.state == JOB_UNKNOWN and (request.has_fresh_unique or _unique_of(request) in holders)
 
     def _renew_unique(self, request: GearmanJobRequest) -> None:
         job = request.gearman_job
@@ -231,30 +204,6 @@ class Exchange:
         }
         return sorted(self.links, key=scores.__getitem__)
 
-    def _look_up(self, link: Link, uniques: Collection[bytes], deadline: Deadline) -> dict[bytes, Packet | None]:
-        answers = Answers()
-        for unique in uniques:
-            link.ask(link.protocol.get_unique_status, answers.expect(unique), unique)
-            link.wait_writable()
-        answers.wait(deadline)
-        return answers.by_key
-
-    def _refuse(self, link: Link, requests: list[GearmanJobRequest], holder: Packet | None) -> None:
-        """End those of the requests with one unique that gearmand would lose."""
-        background = requests[0].background
-        fault = None
-        if holder is not None and holder.type is PacketType.STATUS_RES_UNIQUE and holder.args[1] == b"1":
-            has_clients = holder.args[5] != b"0"
-            if background and has_clients:
-                fault = "is held by a foreground job, and a background job would be dropped with it"
-            elif not background and not has_clients:
-                fault = "is held by a background job, or by one that its client has left"
-        for request in requests:
-            reason = fault or "is used by a background and a foreground job at once"
-            if fault is not None or request.background != background:
-                request.submit_sent(link)
-                request.failed(InvalidClientState(f"{link.address}: unique {request.gearman_job.unique!r} {reason}"))
-
     def wait_for_updates(self, request: StreamedRequest, deadline: Deadline) -> bool:
         """Wait until the request has updates; False where it has ended or the time ran out first. Switches."""
         Gathering([request], has_news).wait(deadline)
@@ -272,7 +221,7 @@ class Exchange:
         for link in self._rank(unique) if self.links else []:
             try:
                 link.open(deadline)
-                answer = self._look_up(link, [unique], deadline).get(unique)
+                answer = look_up(link, [unique], deadline).get(unique)
             except (ServerUnavailable, ConnectionLost):
                 continue
             if answer is None:
@@ -336,7 +285,3 @@ class Exchange:
                 request.status_received(
                     known == b"1", running == b"1", int(numerator or b"0"), int(denominator or b"0"), time.time()
                 )
-
-
-def _unique_of(request: GearmanJobRequest) -> bytes:
-    return (request.gearman_job.unique or "").encode("utf-8", "surrogateescape")

@@ -67,7 +67,7 @@ class Link:
         status_interval_s: float = 5.0,
         max_packet_bytes: int = DEFAULT_MAX_PACKET_BYTES,
     ) -> None:
-        self._address = address
+        self.parsed_address = address
         self.address = str(address)
         self._connect_timeout_s = connect_timeout_s
         self._answer_ticks = max(1, round(answer_timeout_s / _TICK_S))
@@ -80,7 +80,6 @@ class Link:
         self._rests_until = 0.0
         self._receives = 0
         self._is_watched = False
-        self.uniques_in_check: set[bytes] = set()
 
     @property
     def is_connected(self) -> bool:
@@ -122,7 +121,7 @@ class Link:
 
     def _connect(self, timeout_s: float) -> None:
         try:
-            connection = connect(self._address, timeout_s=timeout_s)
+            connection = connect(self.parsed_address, timeout_s=timeout_s)
         except ServerUnavailable:
             self._rests_until = time.monotonic() + self._backoff.next_s()
             raise

@@ -409,16 +409,26 @@ def test_greenlets_that_mix_kinds_at_once(client: GearmanClient, gearmand: Gearm
     assert sum(request.state == JOB_CREATED for request in requests) == 10
 
 
+@pytest.mark.parametrize("background", [True, False])
 @pytest.mark.parametrize("how", ["abandoned", "cancelled"])
-def test_a_submit_onto_a_queued_job_that_is_never_to_run(client: GearmanClient, gearmand: Gearmand, how: str) -> None:
+def test_a_submit_onto_a_queued_job_that_is_never_to_run(
+    client: GearmanClient, gearmand: Gearmand, how: str, background: bool
+) -> None:
     with GearmanClient(gearmand.address) as leaving:
         first = leaving.submit_job("t", b"x", unique="u", wait_until_complete=False, poll_timeout=WAIT_S)
         if how == "cancelled":
             gearmand.admin(f"cancel job {first.gearman_job.handle}")
     wait_until(lambda: client.get_unique_status("u").clients == 0)
-    request = client.submit_job("t", b"x", unique="u", poll_timeout=WAIT_S)
-    assert (request.state, request.timed_out) == (JOB_FAILED, False)
-    assert isinstance(request.exception, InvalidClientState)
+    request = client.submit_job("t", b"x", unique="u", background=background, poll_timeout=WAIT_S)
+    assert (request.state, request.timed_out, request.complete) == (JOB_FAILED, False, not background)
+    assert isinstance(request.exception, JobLost if background else InvalidClientState)
+
+
+def test_background_jobs_with_one_unique_are_one_job(client: GearmanClient, gearmand: Gearmand) -> None:
+    requests = [client.submit_job("t", b"x", unique="u", background=True, poll_timeout=WAIT_S) for _ in range(3)]
+    assert all(request.complete for request in requests)
+    assert len({request.gearman_job.handle for request in requests}) == 1
+    assert gearmand.queue("t")[0] == 1
 
 
 def test_a_submit_onto_a_running_job_that_its_client_has_left(client: GearmanClient, gearmand: Gearmand) -> None:
