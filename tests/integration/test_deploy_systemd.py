@@ -6,13 +6,13 @@ import ctypes.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support.servers import Gearmand, wait_until
+from support.tools import find_tool, missing
 from support.wire import Wire
 from support.workers import WorkerProcess
 
@@ -25,19 +25,10 @@ UNIT = DEPLOY / "systemd" / "gearworker@.service"
 SECCOMP_EXEC = ROOT / "tests" / "support" / "seccomp_exec.py"
 
 
-def missing(what: str) -> None:
-    """Skip the test for want of something; under CI that is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(what)
-
-
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run systemd-analyze."""
-    path = shutil.which("systemd-analyze")
-    if path is None:
-        missing("systemd-analyze is not installed (Debian: systemd)")
-    return subprocess.run([str(path), *arguments], capture_output=True, text=True, timeout=60)
+    path = find_tool("systemd-analyze", package="systemd")
+    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=60)
 
 
 def systemd_version() -> int:
