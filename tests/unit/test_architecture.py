@@ -26,8 +26,8 @@ FLOORS: dict[str, list[str]] = {
     "3 net": ["net", "net.address", "net.backoff", "net.connection"],
     "4 roles": [
         "worker", "worker.pool", "worker.runner", "worker.session", "worker.link", "worker.worker",
-        "client_updates", "client_waiting", "client_uniques", "client_hub", "client_link", "client_exchange", "client_submission",
-        "client_streams", "client", "admin", "queues", "jobserver", "counts", "metrics",
+        "client_updates", "client_waiting", "client_hub", "client_link", "admin", "client_uniques", "client_exchange",
+        "client_submission", "client_streams", "client", "queues", "jobserver", "counts", "metrics",
         "http", "http.page", "http.app", "http.server", "testing", "pytest_plugin",
     ],
     "5 process": [
