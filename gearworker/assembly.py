@@ -76,6 +76,7 @@ def make_worker(
         settings=settings,
         max_in_flight_bytes=config.max_in_flight_bytes,
         middleware=middleware,
+        exceptions_as_fail=config.on_exception == "fail",
     )
 
 

@@ -183,6 +183,7 @@ class Config(Section, frozen=True, kw_only=True):
     log: Log = Log()
     connection: Connection = Connection()
     max_in_flight_bytes: Size = 64 * MIB
+    on_exception: Literal["exception", "fail"] = "exception"
     file: str | None = None
     lines: dict[str, int] = {}
 

@@ -7,6 +7,7 @@ thread, the time limit, the decoding of the payload, the retries. So a task with
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
@@ -17,7 +18,7 @@ import gevent
 from gevent.threadpool import ThreadPool
 
 from gearworker.encoders import Encoder
-from gearworker.errors import ConnectionLost, FailJob, JobTimeout, PayloadError
+from gearworker.errors import ConnectionLost, FailJob, GearmanError, JobTimeout, PayloadError
 from gearworker.job import GearmanJob
 from gearworker.middleware import Middleware, Outcome, call_hook, overridden
 from gearworker.net.backoff import Backoff
@@ -39,9 +40,18 @@ class Runner:
         tasks: the tasks it may be given.
         middleware: its hooks are called around each job, in this order.
         max_threads: how many handlers with ``thread=True`` may run at a time.
+        exceptions_as_fail: answer a handler's exception with WORK_WARNING and WORK_FAIL in place of WORK_EXCEPTION.
     """
 
-    def __init__(self, tasks: Iterable[Task], middleware: Sequence[Middleware] = (), *, max_threads: int = 10) -> None:
+    def __init__(
+        self,
+        tasks: Iterable[Task],
+        middleware: Sequence[Middleware] = (),
+        *,
+        max_threads: int = 10,
+        exceptions_as_fail: bool = False,
+    ) -> None:
+        self._exceptions_as_fail = exceptions_as_fail
         self._before = overridden(middleware, "before_job")
         self._after = overridden(middleware, "after_job")
         self._max_threads = max_threads
@@ -66,6 +76,8 @@ class Runner:
         except BaseException as error:  # whatever a handler raises ends its job and nothing else
             failure = error.with_traceback(_outside_traceback(error.__traceback__))
             outcome, packet_type, data = _judge(error)
+            if self._exceptions_as_fail and packet_type is PacketType.WORK_EXCEPTION:
+                packet_type, data = _warn_and_fail(job, data)
         connection: Any = job.connection
         if not connection.finish(job, packet_type, data):
             outcome = "lost"
@@ -218,6 +230,13 @@ def _judge(error: BaseException) -> tuple[Outcome, PacketType, bytes]:
         return "fail", PacketType.WORK_FAIL, b""
     outcome: Outcome = "timeout" if isinstance(error, JobTimeout) else "exception"
     return outcome, PacketType.WORK_EXCEPTION, _describe(error)
+
+
+def _warn_and_fail(job: GearmanJob, description: bytes) -> tuple[PacketType, bytes]:
+    """Send the description as a warning; the final packet is a WORK_FAIL then."""
+    with contextlib.suppress(GearmanError):  # the connection has ended, which the final packet finds out as well
+        job.send_warning(description)
+    return PacketType.WORK_FAIL, b""
 
 
 def _outside_traceback(traceback: TracebackType | None) -> TracebackType | None:

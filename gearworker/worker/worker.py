@@ -40,6 +40,7 @@ class Worker:
         settings: timeouts and limits of the connections.
         max_in_flight_bytes: for each pool, the size of payloads in hand above which no more are read.
         middleware: hooks around each job, in this order.
+        exceptions_as_fail: answer exceptions of handlers with WORK_WARNING and WORK_FAIL.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Worker:
         settings: LinkSettings | None = None,
         max_in_flight_bytes: int = DEFAULT_MAX_IN_FLIGHT_BYTES,
         middleware: Sequence[Middleware] = (),
+        exceptions_as_fail: bool = False,
     ) -> None:
         addresses = [Address.parse(address) for address in job_servers]
         plans = {name: plan for name, plan in pools.items() if plan.tasks}
@@ -60,7 +62,7 @@ class Worker:
         self.links: list[Link] = []
         self._runners: list[Runner] = []
         for name, plan in plans.items():
-            runner = Runner(plan.tasks, middleware, max_threads=plan.concurrency)
+            runner = Runner(plan.tasks, middleware, max_threads=plan.concurrency, exceptions_as_fail=exceptions_as_fail)
             pool = Pool(name, plan.concurrency, runner.run, max_in_flight_bytes=max_in_flight_bytes)
             self._runners.append(runner)
             self.pools.append(pool)

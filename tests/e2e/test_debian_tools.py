@@ -96,6 +96,16 @@ def test_exception(gearman: Callable[..., subprocess.CompletedProcess[str]]) -> 
     assert "ValueError: boom" in done.stdout + done.stderr
 
 
+def test_an_exception_as_fail_reaches_a_client_that_did_not_ask_for_exceptions(
+    gearmand: Gearmand, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    start_worker(gearmand, tasks=TASKS, on_exception="fail")
+    command = ["gearman", "-h", "127.0.0.1", "-p", str(gearmand.port), "-v", "-f", "explode"]
+    done = subprocess.run(command, input="x", capture_output=True, text=True, timeout=10, check=False)
+    assert done.returncode == 1
+    assert "ValueError: boom" in done.stdout + done.stderr
+
+
 def test_json(gearman: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = gearman("-f", "total", data="[1, 2, 3]")
     assert (done.returncode, done.stdout) == (0, '{"sum":6}')

@@ -149,7 +149,7 @@ class TestEnvironment:
 
 TOP = [
     *("job_servers", "tasks", "client_id", "prefix", "processes", "pools", "http", "shutdown", "recycle", "watchdog"),
-    *("log", "connection", "max_in_flight_bytes"),
+    *("log", "connection", "max_in_flight_bytes", "on_exception"),
 ]
 COUNT = "must be a whole number from 1 to 100000"
 NOT_YAML = "is not valid YAML"
