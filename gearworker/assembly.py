@@ -99,9 +99,14 @@ def start_endpoint(config: Config, sources: Sources) -> Endpoint | None:
 def running_jobs(worker: Worker) -> list[RunningJob]:
     """What runs now in a worker, as the endpoint shows it."""
     return [
-        RunningJob(pool.name, job.task, job.handle or "", job.started_at, job.attempt, job.status)
+        RunningJob(pool.name, job.task, _printable(job.handle or ""), job.started_at, job.attempt, job.status)
         for pool, job in worker.running_jobs()
     ]
+
+
+def _printable(handle: str) -> str:
+    """A handle that UTF-8 can carry, whatever bytes a job server made it of."""
+    return handle.encode("utf-8", "backslashreplace").decode()
 
 
 def describe(worker: Worker) -> str:

@@ -21,7 +21,8 @@ _JSON = "application/json"
 class RunningJob(NamedTuple):
     """A job that runs now.
 
-    ``started_at`` is of ``time.monotonic()``; ``progress`` the last (numerator, denominator), None before the first.
+    ``handle`` is text that UTF-8 can carry; ``started_at`` is of ``time.monotonic()``; ``progress`` the last (numerator,
+    denominator), None before the first.
     """
 
     pool: str
@@ -123,7 +124,7 @@ def _job_row(job: RunningJob, now: float, wall: float) -> dict[str, Any]:
     progress = None if job.progress is None else {"numerator": job.progress[0], "denominator": job.progress[1]}
     return {
         "task": job.task,
-        "handle": job.handle.encode("utf-8", "backslashreplace").decode(),  # a job server's bytes may be anything
+        "handle": job.handle,
         "pool": job.pool,
         "since": round(wall - running_s, 3),
         "running_s": round(running_s, 3),
