@@ -6,12 +6,17 @@ import ctypes.util
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.servers import Gearmand, wait_until
+from support.servers import DEADLINE_S, Gearmand, wait_until
 from support.tools import find_tool, missing
 from support.wire import Wire
 from support.workers import WorkerProcess
@@ -134,28 +139,50 @@ def system_calls(filters: list[str]) -> list[str]:
     return sorted(allowed)
 
 
-class ConfinedWorker(WorkerProcess):
-    """A worker under the unit's filters."""
+class WrappedWorker(WorkerProcess):
+    """A worker that another program starts."""
+
+    def wrapper(self) -> list[str]:
+        """The command line of that program, to which the worker's own is added."""
+        raise NotImplementedError
 
     def start(self, *, wait: bool = True) -> WorkerProcess:
-        unit = settings()
-        rules = {
-            "allow": system_calls(unit["SystemCallFilter"]),
-            "families": unit["RestrictAddressFamilies"][0].split(),
-            "deny_write_execute": unit["MemoryDenyWriteExecute"] == ["yes"],
-        }
         run = [sys.executable, "-m", "gearworker", "run", "config.yaml"]
         with (self.directory / "worker.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(SECCOMP_EXEC), json.dumps(rules), *run],
+                [*self.wrapper(), *run],
                 cwd=self.directory,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
-        wait_until(self.ready, what="the confined worker to be ready")
+        wait_until(self.ready, what="the worker to be ready")
         return self
+
+
+class ConfinedWorker(WrappedWorker):
+    """A worker under the unit's filters."""
+
+    def wrapper(self) -> list[str]:
+        unit = settings()
+        rules = {
+            "allow": system_calls(unit["SystemCallFilter"]),
+            "families": unit["RestrictAddressFamilies"][0].split(),
+            "deny_write_execute": unit["MemoryDenyWriteExecute"] == ["yes"],
+        }
+        return [sys.executable, str(SECCOMP_EXEC), json.dumps(rules)]
+
+
+class WorkerOnReadOnlyFiles(WrappedWorker):
+    """A worker that can write to no disk and has no capability, as in a container with --read-only."""
+
+    def wrapper(self) -> list[str]:
+        unshare = ["unshare", "--mount", "--propagation", "private"]
+        mount = "mount -o remount,bind,ro /"
+        if subprocess.run([*unshare, "sh", "-c", mount], capture_output=True).returncode != 0:
+            pytest.skip("a mount namespace can't be made here")
+        return [*unshare, "sh", "-c", f'{mount} && exec setpriv --no-new-privs --bounding-set=-all "$@"', "sh"]
 
 
 TASKS = """
@@ -190,6 +217,10 @@ TASKS = """
         }
         return " ".join(errno.errorcode[outcome(attempt)] for attempt in attempts.values())
 
+    @task
+    def write(job):
+        return errno.errorcode[outcome(lambda: open("file", "w"))]
+
     def outcome(attempt):
         try:
             attempt()
@@ -212,7 +243,7 @@ def test_a_worker_serves_and_drains_under_the_units_filters(gearmand: Gearmand, 
         for task, result in expected.items():
             assert run_job(wire, task) == (PacketType.WORK_COMPLETE, result)
         assert run_job(wire, b"resolve")[1] in (b"127.0.0.1", b"::1")
-        worker.signal(15)
+        worker.signal(signal.SIGTERM)
         assert worker.wait() == 0, worker.log
     finally:
         worker.stop()
@@ -224,3 +255,49 @@ def run_job(wire: Wire, task: bytes) -> tuple[PacketType, bytes]:
     assert created.type == PacketType.JOB_CREATED
     ended = wire.read()
     return ended.type, ended.args[-1]
+
+
+@pytest.mark.gearmand
+def test_the_service_tells_systemd_of_its_start_life_reload_and_stop(
+    gearmand: Gearmand, start_worker: Callable[..., WorkerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Socket addresses are short: not in pytest's deep directories.
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"{directory}/notify")
+        manager.settimeout(DEADLINE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{directory}/notify")
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        worker = start_worker(gearmand, tasks=TASKS, wait=False)
+        hear(manager, "READY=1")
+        for _ in range(3):
+            hear(manager, "WATCHDOG=1")
+        worker.signal(signal.SIGHUP)
+        assert int(hear(manager, "RELOADING=1")["MONOTONIC_USEC"]) > 0
+        hear(manager, "READY=1")
+        worker.signal(signal.SIGTERM)
+        hear(manager, "STOPPING=1")
+        assert worker.wait() == 0, worker.log
+
+
+def hear(manager: socket.socket, wanted: str) -> dict[str, str]:
+    """Read messages until one begins with these words; its fields."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        message = manager.recv(4096).decode()
+        if message.startswith(wanted):
+            return dict(line.split("=", 1) for line in message.splitlines())
+    pytest.fail(f"{wanted} did not come within {DEADLINE_S:g} s")
+
+
+@pytest.mark.gearmand
+def test_a_worker_writes_no_file(gearmand: Gearmand, tmp_path: Path) -> None:
+    worker = WorkerOnReadOnlyFiles(tmp_path / "read-only", [gearmand], TASKS)
+    try:
+        worker.start()
+        wire = Wire(gearmand.port)
+        assert run_job(wire, b"echo") == (PacketType.WORK_COMPLETE, b"x")
+        assert run_job(wire, b"write") == (PacketType.WORK_COMPLETE, b"EROFS")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0, worker.log
+    finally:
+        worker.stop()
