@@ -21,8 +21,8 @@ _JSON = "application/json"
 class RunningJob(NamedTuple):
     """A job that runs now.
 
-    ``handle`` is text that UTF-8 can carry; ``started_at`` is of ``time.monotonic()``; ``progress`` the last (numerator,
-    denominator), None before the first.
+    ``handle`` is text that UTF-8 can carry; ``started_at`` is of ``time.monotonic()``; ``progress`` is the last
+    (numerator, denominator), None before the first.
     """
 
     pool: str
