@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -344,6 +347,51 @@ def test_a_rollout_never_takes_a_pod_away_before_its_successor_serves() -> None:
     strategy = manifest("base/deployment.yaml")["spec"]["strategy"]
     assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
     assert manifest("base/poddisruptionbudget.yaml")["spec"]["maxUnavailable"] == 1
+
+
+def build(directory: Path, home: Path) -> list[Manifest]:
+    """What kustomize makes of a directory. It needs no cluster, and is kept from looking for one."""
+    commands = {"kustomize": ["kustomize", "build"], "kubectl": ["kubectl", "kustomize"]}
+    command = next((command for name, command in commands.items() if shutil.which(name)), None)
+    if command is None:
+        pytest.skip("neither kustomize nor kubectl is installed")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(home), "KUBECONFIG": os.devnull}
+    built = subprocess.run([*command, str(directory)], env=environ, capture_output=True, text=True, timeout=60)
+    assert built.returncode == 0, built.stderr
+    return [document for document in yaml.safe_load_all(built.stdout) if document]
+
+
+def check_built(documents: list[Manifest]) -> dict[str, Manifest]:
+    """Check every manifest's schema; they by their kinds."""
+    for document in documents:
+        document = {**document, "metadata": {k: v for k, v in document["metadata"].items() if k != "namespace"}}
+        check_schema(document, OLDEST)
+    return {document["kind"]: document for document in documents}
+
+
+@pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=lambda path: str(path.parent.relative_to(KUBERNETES)))
+def test_kustomize_builds_manifests_that_fit_their_schemas(path: Path, tmp_path: Path) -> None:
+    assert len(check_built(build(path.parent, tmp_path))) >= 3
+
+
+def test_autoscaling_takes_the_number_of_pods_out_of_the_deployment(tmp_path: Path) -> None:
+    assert "replicas" in check_built(build(KUBERNETES / "overlays" / "podmonitor", tmp_path))["Deployment"]["spec"]
+    assert "replicas" not in check_built(build(KUBERNETES / "overlays" / "keda", tmp_path))["Deployment"]["spec"]
+
+
+def test_the_overlay_of_the_readme_sets_image_namespace_and_configuration(tmp_path: Path) -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", (ROOT / "deploy" / "README.md").read_text(), re.DOTALL)
+    (overlay,) = [example for example in examples if "kind: Kustomization" in example]
+    shutil.copytree(ROOT / "deploy", tmp_path / "gearworker" / "deploy")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kustomization.yaml").write_text(overlay)
+    (tmp_path / "mine" / "config.yaml").write_text("tasks: [mine]\n")
+    built = check_built(build(tmp_path / "mine", tmp_path))
+    assert {document["metadata"]["namespace"] for document in built.values()} == {"images"}
+    assert built["ConfigMap"]["data"] == {"config.yaml": "tasks: [mine]\n"}
+    pod = built["Deployment"]["spec"]["template"]["spec"]
+    assert container(pod)["image"] == "ghcr.io/me/images:1.4.2"
+    assert pod["volumes"][0]["configMap"]["name"] == built["ConfigMap"]["metadata"]["name"] != "gearworker-config"
 
 
 class GearmandOfTheExample(Gearmand):
