@@ -8,12 +8,13 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 from support.scripted_server import Peer, ScriptedServer
-from support.servers import Gearmand, free_port, wait_until
+from support.servers import EmbeddedServer, Gearmand, free_port, running, wait_until
 from support.tiny_worker import (
     WORK_DATA,
     WORK_EXCEPTION,
@@ -817,6 +818,53 @@ def test_a_map_sends_lost_jobs_again(gearmand: Gearmand, client: GearmanClient) 
 
 
 # Load
+
+
+def test_waiting_costs_no_time_of_the_processor(client: GearmanClient, call: Callable[..., Any]) -> None:
+    call(client.submit_job, "t", b"x", wait_until_complete=False, poll_timeout=WAIT_S)
+    before_s = time.process_time()
+    call(client.submit_job, "t", b"x", poll_timeout=1.5)
+    assert time.process_time() - before_s < 0.15
+
+
+def test_accepted_background_requests_are_not_kept(client: GearmanClient) -> None:
+    client.submit_multiple_jobs([{"task": "t", "data": b"x"}] * 1000, background=True, poll_timeout=WAIT_S)
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, GearmanJobRequest)]
+
+
+def test_large_payloads_both_ways(client: GearmanClient, worker: TinyWorker) -> None:
+    data = bytes(range(256)) * 40_000
+    request = client.submit_job("reverse", data, poll_timeout=WAIT_S)
+    assert request.result == data[::-1]
+
+
+def test_ipv6() -> None:
+    def answer(peer: Peer, packet: Packet) -> None:
+        peer.send(T.JOB_CREATED, b"H:1")
+
+    try:
+        server = ScriptedServer(answer, host="::1")
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    with server, GearmanClient(f"[::1]:{server.port}") as client:
+        assert client.submit_job("t", b"x", background=True, poll_timeout=WAIT_S).complete
+
+
+def test_the_embedded_job_server_serves_as_well(tmp_path: Path) -> None:
+    with running(EmbeddedServer(tmp_path)) as server, GearmanClient(server.address) as client:
+        assert client.submit_job("t", b"x", unique="u", background=True, poll_timeout=WAIT_S).complete
+        assert client.get_unique_status("u") == UniqueStatus(True, False, 0, 0, 0)
+        same = client.submit_multiple_jobs(
+            [{"task": "chatty", "data": b"x", "unique": "same"}] * 2, wait_until_complete=False, poll_timeout=WAIT_S
+        )
+        with TinyWorker(server.port, HANDLERS):
+            client.wait_until_jobs_completed(same, poll_timeout=WAIT_S)
+            assert [(request.result, list(request.data_updates)) for request in same] == [
+                (b"end", [b"one", b"two"])
+            ] * 2
+            assert [update.kind for update in client.stream("raises", b"x", timeout_s=WAIT_S)] == ["exception"]
+            assert list(client.map("reverse", [b"12", b"34"], timeout_s=WAIT_S)) == [b"21", b"43"]
 
 
 def test_a_hundred_thousand_background_jobs(start_gearmand: Callable[..., Gearmand]) -> None:

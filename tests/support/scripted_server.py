@@ -33,13 +33,14 @@ class ScriptedServer:
 
     Args:
         answer: called with the Peer and the Packet; OPTION_REQ is answered without asking it.
+        host: the loopback address to listen on.
     """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, *, host: str = "127.0.0.1") -> None:
         self._answer = answer
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.port: int = self._listener.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self.packets: list[Packet] = []
         self._peers: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
