@@ -159,6 +159,7 @@ class Pool:
                     if ready and not self._waking:
                         self._wake_slot()
                     running.add(job)
+                    me.gr_context = None  # no job sees the context variables of the one before
                     try:
                         run(job)
                     finally:

@@ -6,6 +6,7 @@ import gc
 import logging
 import weakref
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
@@ -108,6 +109,26 @@ def test_a_slot_is_used_again(make_pool: Callable[..., Pool]) -> None:
         reserve(pool, job(str(n)))
         turn()
     assert len(slots) == 1
+
+
+def test_no_job_sees_the_context_variables_of_the_one_before(make_pool: Callable[..., Pool]) -> None:
+    variable: ContextVar[str | None] = ContextVar("variable", default=None)
+    seen = list[str | None]()
+
+    def run(one: GearmanJob) -> None:
+        seen.append(variable.get())
+        variable.set(one.handle)
+        gevent.sleep(0)
+        seen.append(variable.get())
+
+    pool = make_pool(1, run)
+    reserve(pool, job("a"), job("b"))
+    turn()
+    turn()
+    reserve(pool, job("c"))
+    turn()
+    turn()
+    assert seen == [None, "a", None, "b", None, "c"]
 
 
 def test_every_job_runs_once_whatever_the_mix_of_waiting_and_not(make_pool: Callable[..., Pool]) -> None:
