@@ -58,8 +58,10 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
 
     started: list[WorkerProcess] = []
 
-    def start(*servers: ServerProcess, tasks: str, wait: bool = True, **config: Any) -> WorkerProcess:
-        worker = WorkerProcess(tmp_path / f"worker-{len(started)}", servers, tasks, config)
+    def start(
+        *servers: ServerProcess, tasks: str, wait: bool = True, environ: dict[str, str] | None = None, **config: Any
+    ) -> WorkerProcess:
+        worker = WorkerProcess(tmp_path / f"worker-{len(started)}", servers, tasks, config, environ)
         started.append(worker)
         return worker.start(wait=wait)
 

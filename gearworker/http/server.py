@@ -1,12 +1,16 @@
-"""Serving the endpoint: gevent's WSGI server with bounds, so that slow clients can't pile up."""
+"""Serving the endpoint: gevent's WSGI server with bounds, so that slow clients can't pile up.
+
+A connection carries one request and lives for a bounded time. There is a bounded number of them, and where one too many
+comes, the oldest is closed: many clients that say nothing can't keep a probe or a scrape from its answer.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import gevent
-from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from gearworker.errors import ConfigError
@@ -26,6 +30,24 @@ class _Handler(WSGIHandler):
             super().handle()
 
 
+class _Connections:
+    """Starts a greenlet for each connection; where there are too many, the oldest has to go."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: dict[gevent.Greenlet[..., Any], None] = {}  # in the order of their start
+
+    def __call__(self, handle: Callable[..., Any], *args: Any, **options: Any) -> gevent.Greenlet[..., Any]:
+        if len(self._open) >= self._limit:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.kill(block=False)
+        greenlet: gevent.Greenlet[..., Any] = gevent.spawn(handle, *args, **options)
+        self._open[greenlet] = None
+        greenlet.rawlink(lambda ended: self._open.pop(ended, None))
+        return greenlet
+
+
 class Endpoint:
     """The HTTP endpoint of a process.
 
@@ -40,7 +62,7 @@ class Endpoint:
         # pywsgi's own logs: none of each request, errors to ours.
         self._server = WSGIServer(
             (host.strip("[]"), int(port)), app, log=None, error_log=log, handler_class=_Handler,
-            spawn=Pool(MAX_CONNECTIONS),
+            spawn=_Connections(MAX_CONNECTIONS),
         )  # fmt: skip
 
     def start(self) -> None:

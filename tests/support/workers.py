@@ -27,11 +27,18 @@ class WorkerProcess:
         servers: the job servers.
         tasks: source of the module that registers the tasks.
         config: further sections of the configuration, in the file's own words.
+        environ: further variables of its environment.
     """
 
     def __init__(
-        self, directory: Path, servers: Sequence[ServerProcess], tasks: str, config: dict[str, Any] | None = None
+        self,
+        directory: Path,
+        servers: Sequence[ServerProcess],
+        tasks: str,
+        config: dict[str, Any] | None = None,
+        environ: dict[str, str] | None = None,
     ) -> None:
+        self._environ = environ or {}
         self.directory = directory
         self.http_port = free_port()
         directory.mkdir(parents=True, exist_ok=True)
@@ -51,7 +58,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "gearworker", "run", "config.yaml"],
                 cwd=self.directory,
-                env={**os.environ, "PYTHONPATH": str(_ROOT)},
+                env={**os.environ, "PYTHONPATH": str(_ROOT), **self._environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
