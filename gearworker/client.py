@@ -251,6 +251,8 @@ class GearmanClient:
     ) -> Iterator[JobUpdate]:
         """Submit a foreground job; give what it sends as it comes, and how it ended as the last update.
 
+        The job is submitted when the first update is asked for. Updates that the caller does not take wait in memory.
+
         Args:
             timeout_s: for the whole job.
 

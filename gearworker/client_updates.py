@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from gearworker.job import GearmanJob
-from gearworker.request import JOB_COMPLETE, JOB_FAILED, PRIORITY_NONE, GearmanJobRequest
+from gearworker.request import JOB_COMPLETE, JOB_CREATED, JOB_FAILED, PRIORITY_NONE, GearmanJobRequest
 
 
 class JobUpdate(NamedTuple):
@@ -45,6 +45,7 @@ class StreamedRequest(GearmanJobRequest):
 
     def work_status(self, numerator: int, denominator: int, time_received: float) -> None:
         """Keep how far the job is."""
+        self._move(JOB_CREATED, JOB_CREATED, "WORK_STATUS")
         self.updates.append(JobUpdate("status", None, numerator, denominator))
         super().work_status(numerator, denominator, time_received)
 

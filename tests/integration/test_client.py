@@ -7,6 +7,7 @@ import json
 import resource
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -616,6 +617,58 @@ def test_every_job_ends_somehow_when_gearmand_is_killed_in_between(
         client.submit_multiple_requests(requests, poll_timeout=WAIT_S)
     wanted = [(b"%d" % number)[::-1] for number in range(3000)] * kills
     assert [request.result for request in requests] == wanted
+
+
+@pytest.mark.parametrize("place", ["threads", "greenlets"])
+def test_no_call_outlives_its_time_while_gearmand_comes_and_goes(gearmand: Gearmand, place: str) -> None:
+    """Every call ends by its deadline, with a right result, a documented state or a typed error."""
+    ends: Counter[str] = Counter()
+    slowest_s = 0.0
+    stop = threading.Event()
+
+    def work(client: GearmanClient, number: int) -> None:
+        nonlocal slowest_s
+        step = 0
+        while not stop.is_set():
+            step += 1
+            data = b"%d-%d" % (number, step)
+            started = time.monotonic()
+            try:
+                request = client.submit_job("reverse", data, max_retries=1, poll_timeout=1.0)
+                assert request.state != JOB_COMPLETE or request.result == data[::-1]
+                assert request.state == JOB_COMPLETE or request.timed_out or request.state == JOB_UNKNOWN
+                ends[request.state] += 1
+            except (ServerUnavailable, ExceededConnectionAttempts) as error:
+                ends[type(error).__name__] += 1
+                gevent.sleep(0.01) if place == "greenlets" else time.sleep(0.01)
+            slowest_s = max(slowest_s, time.monotonic() - started)
+
+    def disturb() -> None:
+        worker = TinyWorker(gearmand.port, HANDLERS)
+        try:
+            for _ in range(4):
+                time.sleep(0.3)  # not a wait: the time between two faults
+                gearmand.restart()
+                worker = TinyWorker(gearmand.port, HANDLERS)
+            wait_until(lambda: len(worker.seen) > 20)
+        finally:
+            stop.set()
+
+    disturbing = threading.Thread(target=disturb)
+    disturbing.start()
+    with GearmanClient(gearmand.address) as client:
+        if place == "threads":
+            threads = [threading.Thread(target=work, args=(client, number)) for number in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+                assert not thread.is_alive()
+        else:
+            gevent.joinall([gevent.spawn(work, client, number) for number in range(30)], timeout=30, raise_error=True)
+    disturbing.join(30)
+    assert ends[JOB_COMPLETE] > 20
+    assert slowest_s < 3
 
 
 def test_a_closed_client_leaves_requests_unknown_and_may_be_used_again(

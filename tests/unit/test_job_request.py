@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from gearworker.client_updates import JobUpdate, StreamedRequest
 from gearworker.encoders import DataEncoder
-from gearworker.errors import GearmanError, InvalidClientState, JobLost, PayloadError
+from gearworker.errors import GearmanError, InvalidClientState, JobLost
 from gearworker.job import (
     JOB_COMPLETE,
     JOB_CREATED,
@@ -253,39 +252,3 @@ def test_result_or_raise() -> None:
         request.result_or_raise()
     assert isinstance(caught.value, GearmanError)
     assert (caught.value.request, caught.value.exception) == (request, b"ValueError: no")
-
-
-def test_a_streamed_request_keeps_all_updates_in_one_order() -> None:
-    request = make(JOB_CREATED, cls=StreamedRequest)
-    request.work_data(b"1")
-    request.work_status(1, 3, 0.0)
-    request.work_warning(b"2")
-    request.work_data(b"3")
-    assert list(request.updates) == [
-        JobUpdate("data", b"1"),
-        JobUpdate("status", None, 1, 3),
-        JobUpdate("warning", b"2"),
-        JobUpdate("data", b"3"),
-    ]
-    assert request.data_updates == deque()
-
-
-@pytest.mark.parametrize(
-    ("end", "update"),
-    [
-        (lambda request: request.work_complete(b"r"), JobUpdate("result", b"r")),
-        (lambda request: request.work_fail(), JobUpdate("fail")),
-        (lambda request: request.work_exception(b"e"), JobUpdate("exception", b"e")),
-    ],
-)
-def test_the_last_update_of_a_stream(end: Callable[[GearmanJobRequest], None], update: JobUpdate) -> None:
-    request = make(JOB_CREATED, cls=StreamedRequest)
-    end(request)
-    assert request.final_update() == update
-
-
-def test_a_stream_without_outcome_raises() -> None:
-    request = make(JOB_CREATED, cls=StreamedRequest)
-    request.failed(PayloadError("too large"))
-    with pytest.raises(PayloadError, match="too large"):
-        request.final_update()
