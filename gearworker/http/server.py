@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import gevent
 from gevent.pywsgi import WSGIHandler, WSGIServer
@@ -62,7 +62,7 @@ class Endpoint:
         # pywsgi's own logs: none of each request, errors to ours.
         self._server = WSGIServer(
             (host.strip("[]"), int(port)), app, log=None, error_log=log, handler_class=_Handler,
-            spawn=_Connections(MAX_CONNECTIONS),
+            spawn=cast(Any, _Connections(MAX_CONNECTIONS)),
         )  # fmt: skip
 
     def start(self) -> None:
