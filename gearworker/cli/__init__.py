@@ -34,14 +34,20 @@ class ReaderLeft(Exception):
     """Nobody reads on from stdout."""
 
 
+class Interrupted(Exception):
+    """Ctrl-C."""
+
+
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a broken pipe is told apart from what click makes of it: exit code 1, a failed job."""
+        """Run the command; what click would make noise of, or exit code 1 (a failed job), goes past it."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
             raise ReaderLeft from None
+        except KeyboardInterrupt:
+            raise Interrupted from None
         return result
 
 
@@ -72,7 +78,7 @@ def run_command_line(args: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except ReaderLeft:
         # The interpreter must not try to flush the rest when it ends.

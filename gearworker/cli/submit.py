@@ -49,12 +49,13 @@ def submit(
     silence_log()
     payload = _read_stdin() if data == "-" else os.fsencode(data)
     options: dict[str, Any] = {"unique": unique, "priority": None if priority == "normal" else priority.upper()}
+    client = GearmanClient(job_servers)
     try:
-        with GearmanClient(job_servers) as client:
-            if background:
-                click.echo(_submit_in_background(client, task, payload, timeout, options))
-            else:
-                _follow(client, task, payload, timeout, options)
+        if background:
+            click.echo(_submit_in_background(client, task, payload, timeout, options))
+        else:
+            _follow(client, task, payload, timeout, options)
+        client.close()  # after Ctrl-C the process ends at once instead
     except JobTimeout as error:
         what = "no job server accepted the job" if background else "no result"
         error.args = (f"{what} within {timeout:g} s",)  # it may not even have started

@@ -17,6 +17,7 @@ import gearworker
 
 GOOD_TASKS = "from gearworker import task\n\n\n@task\ndef resize(job):\n    return b''\n"
 GOOD_CONFIG = "tasks: [app_tasks]\n"
+HERE = "processes: 0\nhttp: off\n"
 
 
 class App:
@@ -124,7 +125,7 @@ class TestConfiguration:
         app.write("c.yaml", GOOD_CONFIG + "pools:\n  a: {tasks: ['re*']}\n  b: {tasks: ['*ize']}\n")
         assert app.fails(2, "check", "c.yaml") == "c.yaml:4: pools.b.tasks: the task resize is in the pool a as well"
         app.write("app_tasks.py", GOOD_TASKS.replace("@task", "@task(pool='images')"))
-        app.write("c.yaml", GOOD_CONFIG)
+        app.write("c.yaml", GOOD_CONFIG + HERE)
         assert app.fails(2, "run", "c.yaml") == "c.yaml: pools: has no pool images, which the task resize asks for"
 
     def test_http_port_in_use(self, app: App) -> None:
@@ -140,7 +141,7 @@ class TestConfiguration:
 
 class TestTaskModules:
     def test_missing(self, app: App) -> None:
-        app.write("c.yaml", "tasks:\n  - app_tasks\n  - app.nowhere\n")
+        app.write("c.yaml", "tasks:\n  - app_tasks\n  - app.nowhere\n" + HERE)
         message = f"c.yaml:3: tasks[1]: can't import app.nowhere: there is no module %s, neither in {app.directory} "
         assert app.fails(2, "run", "c.yaml") == message % "app" + "nor installed"
         app.write("app/__init__.py", "")
@@ -166,6 +167,7 @@ class TestTaskModules:
         ],
     )
     def test_can_not_be_imported(self, app: App, source: str, reason: str | None) -> None:
+        app.write("c.yaml", GOOD_CONFIG + HERE)
         app.write("app_tasks.py", source)
         app.write("helper.py", "def f():\n    return 1 / 0\n\n\nf()\n")
         message = app.fails(2, "check", "c.yaml")
@@ -177,7 +179,17 @@ class TestTaskModules:
             assert message == start + reason
         assert app.fails(2, "run", "c.yaml") == message
 
+    def test_under_a_supervisor_the_paragraph_is_a_line_of_the_log(self, app: App) -> None:
+        app.write("c.yaml", GOOD_CONFIG + "http: off\n")
+        app.write("app_tasks.py", "import nowhere\n")
+        result = app.run("run", "c.yaml")
+        message = "can't import app_tasks: ModuleNotFoundError: No module named 'nowhere' (app_tasks.py:1)"
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
+        assert f"gearworker: c.yaml:1: tasks[0]: {message}" in result.stderr.splitlines()
+
     def test_none_registered(self, app: App) -> None:
+        app.write("c.yaml", GOOD_CONFIG + HERE)
         app.write("app_tasks.py", "def resize(job):\n    return b''\n")
         assert app.fails(2, "run", "c.yaml") == (
             "c.yaml:1: tasks: no task is registered by app_tasks; decorate a function with @gearworker.task"
