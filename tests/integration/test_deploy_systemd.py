@@ -178,7 +178,7 @@ class WorkerOnReadOnlyFiles(WrappedWorker):
     """A worker that can write to no disk and has no capability, as in a container with --read-only."""
 
     def wrapper(self) -> list[str]:
-        unshare = ["unshare", "--mount", "--propagation", "private"]
+        unshare = [find_tool("unshare", package="util-linux"), "--mount", "--propagation", "private"]
         mount = "mount -o remount,bind,ro /"
         if subprocess.run([*unshare, "sh", "-c", mount], capture_output=True).returncode != 0:
             pytest.skip("a mount namespace can't be made here")
