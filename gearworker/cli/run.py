@@ -39,8 +39,8 @@ def run(config: str, watch: bool, log_level: str | None, log_format: str | None,
 def _run(path: str, log_level: str | None, log_format: str | None, verbose: bool) -> int:
     from gearworker.cli.app import load_tasks
     from gearworker.logs import configure_logging
-    from gearworker.service import run_service
-    from gearworker.single import serve
+    from gearworker.service.main import run_service
+    from gearworker.service.single import serve
 
     def read() -> tuple[Config, str]:
         return _read_config(path, log_level, log_format)
@@ -74,7 +74,7 @@ def child(channel_fd: int, stack_fd: int) -> int:
 
     monkey.patch_all()
 
-    from gearworker.child import run_child
     from gearworker.cli.app import load_tasks
+    from gearworker.service.child import run_child
 
     return run_child(channel_fd, stack_fd, lambda config, verbose: load_tasks(config, verbose=verbose))

@@ -31,7 +31,9 @@ FLOORS: dict[str, list[str]] = {
         "http", "http.page", "http.app", "http.server", "testing", "pytest_plugin",
     ],
     "5 process": [
-        "logs", "systemd", "stopping", "assembly", "channel", "child", "process", "supervisor", "service", "single",
+        "logs", "systemd", "service", "service.assembly", "service.stopping", "service.single", "service.channel",
+        "service.child", "service.process", "service.fleet", "service.recycling", "service.supervisor",
+        "service.announcer", "service.exposition", "service.main",
     ],
     "6 door": [
         "", "cli.output", "cli.app", "cli.check", "cli.job_servers", "cli.admin", "cli.submit", "cli.watch", "cli.run",
@@ -53,7 +55,7 @@ IMPURE = {
 }  # fmt: skip
 """What floors 0 to 2 know nothing of: sockets, clocks, greenlets, threads, processes."""
 
-KNOWS_SOCKETS = {"net.connection", "jobserver", "systemd", "child", "process"}
+KNOWS_SOCKETS = {"net.connection", "jobserver", "systemd", "service.child", "service.process"}
 """Besides the net floor: the embedded job server, which listens, and the talk between processes."""
 
 KNOWS_THE_HOUR = {

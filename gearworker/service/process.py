@@ -15,11 +15,11 @@ import gevent
 from gevent import socket, subprocess
 from gevent.event import AsyncResult
 
-from gearworker.channel import AnyMessage, Beat, Channel, Drain, LogStacks, Report, ReportRequest, Start
-from gearworker.child import STACK_SIGNAL
 from gearworker.counts import WorkerCounts
 from gearworker.errors import ProtocolError
 from gearworker.http.app import RunningJob
+from gearworker.service.channel import AnyMessage, Beat, Channel, Drain, LogStacks, Report, ReportRequest, Start
+from gearworker.service.child import STACK_SIGNAL
 from gearworker.systemd import VARIABLES as SYSTEMD_VARIABLES
 
 log = logging.getLogger(__name__)

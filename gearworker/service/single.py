@@ -1,7 +1,7 @@
 """A worker in this very process, without supervisor (``processes: 0``): for debugging, and for embedding in tests.
 
 Signals: TERM and INT drain within the grace, a second one stops at once, as QUIT does; USR2 logs every running job and
-greenlet's stack. Exit codes are those of ``gearworker.stopping``.
+greenlet's stack. Exit codes are those of ``gearworker.service.stopping``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from typing import Any
 
 import gevent
 
-from gearworker.assembly import (
+from gearworker.config import Config
+from gearworker.counts import JobCounter
+from gearworker.http.app import Sources
+from gearworker.metrics import CountsCollector, HubLag, make_registry
+from gearworker.queues import QueueCollector
+from gearworker.service.assembly import (
     describe,
     make_embedded_job_server,
     make_worker,
@@ -20,12 +25,7 @@ from gearworker.assembly import (
     running_jobs,
     start_endpoint,
 )
-from gearworker.config import Config
-from gearworker.counts import JobCounter
-from gearworker.http.app import Sources
-from gearworker.metrics import CountsCollector, HubLag, make_registry
-from gearworker.queues import QueueCollector
-from gearworker.stopping import STOP_SIGNALS, Commands, log_stacks, run_until_stopped
+from gearworker.service.stopping import STOP_SIGNALS, Commands, log_stacks, run_until_stopped
 from gearworker.task import TaskRegistry
 
 log = logging.getLogger(__name__)

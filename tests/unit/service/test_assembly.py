@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from gearworker.assembly import running_jobs
 from gearworker.http.app import RunningJob
 from gearworker.job import GearmanJob
+from gearworker.service.assembly import running_jobs
 
 
 class OnePool:

@@ -18,15 +18,15 @@ from typing import Any, Final
 import gevent
 from gevent import socket
 
-from gearworker.assembly import describe, make_worker, resolve_addresses, running_jobs
-from gearworker.channel import AnyMessage, Beat, Channel, Drain, LogStacks, Report, ReportRequest, Start
 from gearworker.config import Config, parse_config
 from gearworker.counts import JobCounter
 from gearworker.errors import ProtocolError
 from gearworker.logs import configure_logging
 from gearworker.metrics import HubLag
 from gearworker.net.connection import close_descriptor
-from gearworker.stopping import STOP_SIGNALS, Commands, log_stacks, run_until_stopped
+from gearworker.service.assembly import describe, make_worker, resolve_addresses, running_jobs
+from gearworker.service.channel import AnyMessage, Beat, Channel, Drain, LogStacks, Report, ReportRequest, Start
+from gearworker.service.stopping import STOP_SIGNALS, Commands, log_stacks, run_until_stopped
 from gearworker.task import TaskRegistry
 from gearworker.worker.worker import Worker
 

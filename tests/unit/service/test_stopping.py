@@ -11,7 +11,7 @@ import pytest
 from gevent.event import Event
 
 from gearworker.job import GearmanJob
-from gearworker.stopping import EXIT_GRACE_OVER, Commands, log_stacks, run_until_stopped
+from gearworker.service.stopping import EXIT_GRACE_OVER, Commands, log_stacks, run_until_stopped
 
 
 class FakeWorker:

@@ -11,12 +11,12 @@ import pytest
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
-from gearworker import child as child_module
-from gearworker.channel import Beat, Drain, LogStacks, Report, ReportRequest
-from gearworker.child import Child
+from gearworker.service import child as child_module
 from gearworker.config import parse_config
 from gearworker.errors import ProtocolError
-from gearworker.stopping import EXIT_GRACE_OVER
+from gearworker.service.channel import Beat, Drain, LogStacks, Report, ReportRequest
+from gearworker.service.child import Child
+from gearworker.service.stopping import EXIT_GRACE_OVER
 from gearworker.task import TaskRegistry
 
 
