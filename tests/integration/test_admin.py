@@ -11,6 +11,7 @@ from typing import Any
 
 import gevent
 import pytest
+from support.pauses import suspend
 from support.servers import Gearmand, free_port, wait_until
 from support.tiny_worker import TinyWorker
 from support.wire import Wire
@@ -198,7 +199,7 @@ def test_many_callers_share_an_admin_client(admin: GearmanAdminClient, gearmand:
 def test_a_call_that_times_out_does_not_answer_the_next(gearmand: Gearmand, call: Callable[..., Any]) -> None:
     with GearmanAdminClient(gearmand.address, poll_timeout=0.2) as admin:
         assert call(admin.get_pid) == gearmand.pid
-        gearmand.suspend()
+        suspend(gearmand)
         started = time.monotonic()
         with pytest.raises(InvalidAdminClientState, match=r"version.* in time"):
             call(admin.get_version)
