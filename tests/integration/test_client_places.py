@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.servers import Gearmand
 from support.tiny_worker import TinyWorker
+from support.workers import WorkerProcess
+
+from gearworker.client import GearmanClient
 
 pytestmark = pytest.mark.gearmand
 ROOT = Path(__file__).parents[2]
@@ -210,6 +213,38 @@ def test_a_client_that_nobody_holds_any_more_leaves_nothing_behind(gearmand: Gea
         """,
     )
     assert out == "True True\n"
+
+
+def test_handlers_of_a_worker_submit_jobs_themselves(
+    gearmand: Gearmand, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    """In a slot's greenlet, and in the native thread of a task with ``thread=True``."""
+    start_worker(
+        gearmand,
+        tasks=f"""
+        from gearworker import task
+        from gearworker.client import GearmanClient
+        client = GearmanClient([{gearmand.address!r}])
+
+        @task
+        def inner(job):
+            return job.data[::-1]
+
+        @task
+        def outer(job):
+            return client.submit_job("inner", job.data, poll_timeout=10).result
+
+        @task(thread=True)
+        def threaded(job):
+            return b",".join(client.map("inner", [job.data, b"xy"], timeout_s=10))
+        """,
+        pools={"default": {"concurrency": 100}},
+    )
+    with GearmanClient(gearmand.address) as client:
+        jobs = [{"task": "outer", "data": b"%d" % number} for number in range(40)]
+        requests = client.submit_multiple_jobs(jobs, poll_timeout=20)
+        assert [request.result for request in requests] == [(b"%d" % number)[::-1] for number in range(40)]
+        assert client.submit_job("threaded", b"ab", poll_timeout=20).result == b"ba,yx"
 
 
 def test_a_wait_can_be_interrupted(gearmand: Gearmand, worker: TinyWorker) -> None:
