@@ -155,7 +155,7 @@ class WorkerProtocol:
         """How many grabs it would like to send now."""
         if self.asleep or self._exhausted or self.draining:
             return 0
-        return min(self._window, self._max_grabs) - self.grabs
+        return max(0, min(self._window, self._max_grabs) - self.grabs)
 
     def grab(self, count: int) -> bytes:
         """Grab so many jobs; a slot has to be reserved for each before."""

@@ -152,9 +152,11 @@ def _stream(job: GearmanJob, items: Any) -> Any:
     """Send what a generator yields; give what it returns."""
     try:
         while True:
-            job.send_data(next(items))
-    except StopIteration as end:
-        return end.value
+            try:
+                item = next(items)
+            except StopIteration as end:
+                return end.value
+            job.send_data(item)
     finally:
         items.close()
 

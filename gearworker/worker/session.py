@@ -8,7 +8,6 @@ session.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -16,7 +15,6 @@ from typing import Final
 
 import gevent
 from gevent.event import Event
-from gevent.monkey import get_original
 
 from gearworker.errors import ConnectionLost, InvalidWorkerState, ProtocolError
 from gearworker.job import GearmanJob
@@ -33,7 +31,9 @@ from gearworker.protocol.worker import (
     WorkerEvent,
     WorkerProtocol,
 )
+from gearworker.worker.heartbeat import Heartbeat
 from gearworker.worker.pool import Pool
+from gearworker.worker.thread_updates import ThreadUpdates
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,6 @@ _DRAINED: Final = b"drained"
 _STALLED_TICKS: Final = 2
 _FRUITLESS_WAKES: Final = 8
 _MAX_REST_S: Final = 0.1
-_THREAD_POLL_S: Final = 0.005
-_MAX_FROM_THREADS: Final = 32
 """So many updates of native threads may wait for the hub; then their threads wait for it."""
 
 
@@ -108,12 +106,10 @@ class Session:
         self._reading_paused = False
         self._received_at = monotonic()
         self._slept_at = 0.0
-        self._echo_ticks: int | None = None  # ticks since an unanswered heartbeat
+        self._heartbeat = Heartbeat(settings.heartbeat_s, settings.heartbeat_timeout_s)
         self._stalled_ticks = 0
         self._lent = 0  # slots given back for grabs that a silent job server may still answer
-        self._hub = gevent.get_hub()
-        self._thread = _thread_id()
-        self._from_threads: deque[tuple[GearmanJob, PacketType, tuple[bytes, ...]]] = deque()
+        self._thread_updates = ThreadUpdates(connection, self._write_update)
 
     @property
     def closed(self) -> bool:
@@ -225,10 +221,10 @@ class Session:
             log.warning("job server %s answered with an error: %r %r", self.address, event.code, event.text)
 
     def _handle_echo(self, data: bytes) -> None:
-        self._echo_ticks = None
+        self._heartbeat.answered()
         if data == _DRAINED:
             self._drained.set()
-        elif data == _REGISTERED:
+        elif not self.registered:
             self.registered = True
             self._on_registered()
 
@@ -267,17 +263,17 @@ class Session:
         self._pool.schedule_refill()
 
     def tick(self) -> None:
-        """Called about once a second: heartbeat, safety-net grab, grabs that a silent job server leaves unanswered.
-
-        It counts ticks where it waits for an answer: after a blocked hub one tick comes, however long that was.
-        """
+        """Called about once a second: heartbeat, safety-net grab, grabs that a silent job server leaves unanswered."""
         if self.closed or self._reading_paused:
             return
         now = monotonic()
         silent_s = now - self._received_at
-        self._tick_heartbeat(silent_s)
-        if self.closed:
+        action = self._heartbeat.tick(silent_s, ask_now=not self.registered)
+        if action == "give up":
+            self.close(f"no answer to a heartbeat within {self._settings.heartbeat_timeout_s:g} s")
             return
+        if action == "ask":
+            self._connection.write(self._protocol.echo(_HEARTBEAT))
         if self._protocol.asleep and now - self._slept_at >= self._settings.poll_s:
             self._protocol.probe()
             self._pool.schedule_refill()
@@ -287,15 +283,6 @@ class Session:
             # A job server that hangs must not keep the slots from the others.
             self._lent += unlent
             self._pool.give_back(unlent)
-
-    def _tick_heartbeat(self, silent_s: float) -> None:
-        if self._echo_ticks is not None:
-            self._echo_ticks = self._echo_ticks + 1 if silent_s >= 1.0 else 0
-            if self._echo_ticks > self._settings.heartbeat_timeout_s:
-                self.close(f"no answer to a heartbeat within {self._settings.heartbeat_timeout_s:g} s")
-        elif silent_s >= self._settings.heartbeat_s or not self.registered:
-            self._echo_ticks = 0
-            self._connection.write(self._protocol.echo(_HEARTBEAT))
 
     # ------------------------------------------------------------------ what a job sends
 
@@ -308,8 +295,9 @@ class Session:
 
         Switches: while the connection's output is over its high-water mark.
         """
-        if _thread_id() != self._thread:
-            self._send_from_thread(job, packet_type, args)
+        if self._thread_updates.is_foreign_thread:
+            self._check_running(job, packet_type)
+            self._thread_updates.put(job, packet_type, args)
             return
         self._write_update(job, packet_type, args)
         if self._connection.unsent_bytes > self._connection.high_water_bytes:
@@ -323,8 +311,8 @@ class Session:
         Switches: while the connection's output is over its high-water mark.
         """
         connection, protocol = self._connection, self._protocol
-        if self._from_threads:
-            self._drain_threads()
+        if self._thread_updates:
+            self._thread_updates.flush()
         try:
             packet = protocol.finish(packet_type, _raw(job), data)
             self._pool.schedule_refill()
@@ -341,6 +329,12 @@ class Session:
         if self._protocol.idle:
             self._idle.set()
 
+    def _check_running(self, job: GearmanJob, packet_type: PacketType) -> None:
+        if self.closed:
+            raise ConnectionLost(self.address, self._connection.close_reason)
+        if _raw(job) not in self._protocol.held:
+            raise InvalidWorkerState(f"job {job.handle} has ended; {packet_type.name} comes too late")
+
     def _write_update(self, job: GearmanJob, packet_type: PacketType, args: tuple[bytes, ...]) -> None:
         if self.closed:
             raise ConnectionLost(self.address, self._connection.close_reason)
@@ -348,35 +342,7 @@ class Session:
         for hook in self._after_update:
             call_hook(hook, job, packet_type, len(args[0]) if packet_type is not PacketType.WORK_STATUS else 0)
 
-    # ------------------------------------------------------------------ native threads
-
-    def _send_from_thread(self, job: GearmanJob, packet_type: PacketType, args: tuple[bytes, ...]) -> None:
-        if self.closed:
-            raise ConnectionLost(self.address, self._connection.close_reason)
-        if _raw(job) not in self._protocol.held:
-            raise InvalidWorkerState(f"job {job.handle} has ended; {packet_type.name} comes too late")
-        self._from_threads.append((job, packet_type, args))
-        self._hub.loop.run_callback_threadsafe(self._drain_threads)
-        connection, waiting = self._connection, self._from_threads
-        while (
-            len(waiting) >= _MAX_FROM_THREADS or connection.unsent_bytes > connection.high_water_bytes
-        ) and not connection.closed:
-            _thread_sleep(_THREAD_POLL_S)
-
-    def _drain_threads(self) -> None:
-        """In the hub: send what native threads have left here, in their order."""
-        waiting = self._from_threads
-        while waiting:
-            try:
-                self._write_update(*waiting.popleft())
-            except (ConnectionLost, InvalidWorkerState, ProtocolError):
-                continue  # the job is over; its thread is told at its next update
-
 
 def _raw(job: GearmanJob) -> bytes:
     assert job.handle is not None
     return job.handle.encode("utf-8", "surrogateescape")
-
-
-_thread_id: Callable[[], int] = get_original("_thread", "get_ident")
-_thread_sleep: Callable[[float], None] = get_original("time", "sleep")

@@ -25,7 +25,7 @@ FLOORS: dict[str, list[str]] = {
     "2 users' words": ["encoders", "request", "job", "task", "middleware", "config_source", "config"],
     "3 net": ["net", "net.address", "net.backoff", "net.connection"],
     "4 roles": [
-        "worker", "worker.pool", "worker.runner", "worker.session", "worker.link", "worker.worker",
+        "worker", "worker.pool", "worker.runner", "worker.heartbeat", "worker.thread_updates", "worker.session", "worker.link", "worker.worker",
         "client_updates", "client_waiting", "client_hub", "client_link", "admin", "client_uniques", "client_exchange",
         "client_submission", "client_streams", "client", "queues", "jobserver", "counts", "metrics",
         "http", "http.page", "http.app", "http.server", "testing", "pytest_plugin",

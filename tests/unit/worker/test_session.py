@@ -521,7 +521,7 @@ def test_a_native_thread_waits_while_too_much_of_it_has_not_been_taken(house: Ca
     def work(job: GearmanJob) -> None:
         for _ in range(1000):
             job.send_data(b"x" * 10)
-            seen.append(len(made.session._from_threads))
+            seen.append(len(made.session._thread_updates))
 
     def run(job: GearmanJob) -> None:
         result = gevent.get_hub().threadpool.spawn(work, job)
