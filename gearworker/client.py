@@ -21,7 +21,7 @@ from gearworker.client_streams import map_results, stream_updates
 from gearworker.client_submission import prepare, request_of
 from gearworker.client_updates import JobUpdate, StreamedRequest
 from gearworker.client_waiting import Deadline
-from gearworker.encoders import BYTES
+from gearworker.encoders import BYTES, Encoder
 from gearworker.net.address import Address, AddressLike
 from gearworker.protocol.client import unique_bytes
 from gearworker.protocol.codec import DEFAULT_MAX_PACKET_BYTES
@@ -116,6 +116,7 @@ class GearmanClient:
         *,
         when_to_run: float | datetime | None = None,
         reducer: str | None = None,
+        encoder: Encoder | None = None,
     ) -> GearmanJobRequest:
         """Submit one job.
 
@@ -131,6 +132,7 @@ class GearmanClient:
             when_to_run: Unix time or datetime before which a background job is not run; a job server older than 2.0
                 may be late, until a worker asks by itself.
             reducer: the reducer's task name, which a worker that grabs reduce jobs gets with it.
+            encoder: for this job instead of ``data_encoder``.
 
         Returns: the request. Whatever the job's fate is, is its state; ``timed_out`` tells that the wait was too short.
 
@@ -142,7 +144,7 @@ class GearmanClient:
         Switches: in a greenlet; in a plain thread it blocks that thread.
         """
         job_info = {"task": task, "data": data, "unique": unique, "priority": priority}
-        job_info |= {"when_to_run": when_to_run, "reducer": reducer}
+        job_info |= {"when_to_run": when_to_run, "reducer": reducer, "encoder": encoder}
         requests = [request_of(GearmanJobRequest, job_info, background, max_retries)]
         return self.submit_multiple_requests(requests, wait_until_complete, poll_timeout)[0]
 
@@ -157,7 +159,7 @@ class GearmanClient:
         """Submit many jobs at once, pipelined.
 
         Args:
-            jobs: mappings with task, data and, where wanted, unique, priority, when_to_run and reducer.
+            jobs: mappings with task, data and, where wanted, unique, priority, when_to_run, reducer and encoder.
 
         Further arguments, errors and switches as for ``submit_job``; one poll_timeout covers all jobs.
         """
@@ -248,6 +250,7 @@ class GearmanClient:
         timeout_s: float | None = None,
         *,
         reducer: str | None = None,
+        encoder: Encoder | None = None,
     ) -> Iterator[JobUpdate]:
         """Submit a foreground job; give what it sends as it comes, and how it ended as the last update.
 
@@ -262,7 +265,8 @@ class GearmanClient:
 
         Further arguments, errors and switches as for ``submit_job``.
         """
-        job_info = {"task": task, "data": data, "unique": unique, "priority": priority, "reducer": reducer}
+        job_info = {"task": task, "data": data, "unique": unique, "priority": priority}
+        job_info |= {"reducer": reducer, "encoder": encoder}
         request = request_of(StreamedRequest, job_info, False, max_retries)
         self._prepare(request)
         return stream_updates(self._homes.here(), request, timeout_s)
@@ -277,6 +281,7 @@ class GearmanClient:
         max_retries: int = 0,
         timeout_s: float | None = None,
         ordered: bool = True,
+        encoder: Encoder | None = None,
     ) -> Iterator[Any]:
         """Run one task over many payloads; give the results as they come, in the payloads' order.
 
@@ -296,7 +301,7 @@ class GearmanClient:
             raise ValueError(f"concurrency is {concurrency}; it must be at least 1")
 
         def make(data: Any) -> GearmanJobRequest:
-            job_info = {"task": task, "data": data, "priority": priority}
+            job_info = {"task": task, "data": data, "priority": priority, "encoder": encoder}
             request = request_of(GearmanJobRequest, job_info, False, max_retries)
             self._prepare(request)
             return request

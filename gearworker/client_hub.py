@@ -21,6 +21,7 @@ import select
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import gevent
@@ -128,8 +129,9 @@ class Home(Generic[G]):
 
     def post(self, function: Callable[[], Any]) -> None:
         """Have a function that never switches run in the hub, from any thread, without waiting for it."""
-        if self.hub.loop is not None:
-            self.hub.loop.run_callback_threadsafe(function)
+        loop = self.hub.loop
+        if loop is not None:
+            loop.run_callback_threadsafe(function)
 
 
 class _Call:
@@ -163,27 +165,22 @@ class _Call:
         done = _new_lock()
         done.acquire()
         self.report = done.release
+        self._wait(lambda: done.acquire(True, _ALIVE_CHECK_S))
+
+    def wait_in_hub(self, hub: Any) -> None:
+        done = Event()
+        self.report = partial(hub.loop.run_callback_threadsafe, done.set)
+        self._wait(lambda: done.wait(_ALIVE_CHECK_S))
+
+    def _wait(self, wait_a_while: Callable[[], bool]) -> None:
         self.home.post(self.spawn)
         try:
-            while not done.acquire(True, _ALIVE_CHECK_S):
+            while not wait_a_while():
                 if self.home.has_ended:
                     raise InvalidClientState(_CLOSED)
         except BaseException:
             self.home.post(self.cancel)
             raise
-
-    def wait_in_hub(self, hub: Any) -> None:
-        watcher = hub.loop.async_()
-        self.report = watcher.send
-        try:
-            self.home.post(self.spawn)
-            hub.wait(watcher)
-        except BaseException:
-            self.report = lambda: None
-            self.home.post(self.cancel)
-            raise
-        finally:
-            watcher.close()
 
 
 class Homes(Generic[G]):
@@ -221,8 +218,8 @@ class Homes(Generic[G]):
     def leave_parent(self) -> None:
         """In a forked child: use nothing of the parent's. Idempotent."""
         # Kept for good: freeing a parent's hub or socket in the child would touch what both share.
-        self._inherited += self.all()
         homes = self.all()
+        self._inherited += homes
         self._start_afresh()
         for home in homes:
             home.guest.abandon()

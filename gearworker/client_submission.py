@@ -19,14 +19,16 @@ R = TypeVar("R", bound=GearmanJobRequest)
 
 
 def request_of(request_class: type[R], job_info: Mapping[str, Any], background: bool, max_retries: int) -> R:
-    """A request from a mapping with task, data and, where wanted, unique, priority, when_to_run and reducer."""
+    """A request from a mapping with task, data and, where wanted, unique, priority, when_to_run, reducer, encoder."""
     job = GearmanJob(None, None, job_info["task"], job_info.get("unique") or None, job_info["data"])
     request = request_class(job, job_info.get("priority"), background, max_retries + 1)
-    when_to_run, reducer = job_info.get("when_to_run"), job_info.get("reducer")
+    when_to_run, reducer, encoder = job_info.get("when_to_run"), job_info.get("reducer"), job_info.get("encoder")
     if when_to_run is not None:
         request.when_to_run = when_to_run.timestamp() if isinstance(when_to_run, datetime) else when_to_run
     if reducer is not None:
         request.reducer = reducer
+    if encoder is not None:
+        request.encoder = encoder
     return request
 
 
@@ -40,7 +42,7 @@ def prepare(
     """Make a request ready to be sent: its unique, and its arguments as bytes.
 
     Args:
-        encoder: for the payload, and later for what comes back.
+        encoder: for the payload, and later for what comes back, where the request has none of its own.
         fresh_unique: makes a unique for a request without one.
         allow_empty_background: take background jobs without payload.
 
@@ -48,7 +50,7 @@ def prepare(
         ProtocolError, PayloadError: something of it can't be submitted.
     """
     job = request.gearman_job
-    job.encoder = encoder
+    encoder = job.encoder = request.encoder or encoder
     data = encoder.encode(job.data)
     if not isinstance(data, bytes):
         raise PayloadError(f"task {job.task}: {encoder!r} gave {type(data).__name__}, not bytes")

@@ -14,6 +14,7 @@ import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from gearworker.encoders import Encoder
 from gearworker.errors import GearmanError, InvalidClientState
 from gearworker.protocol.client import Submission
 
@@ -82,6 +83,8 @@ class GearmanJobRequest:
     """Unix time before which no worker gets the job; None for at once."""
     reducer: str | None = None
     """The task's name of the reducer, for a reduce job."""
+    encoder: Encoder | None = None
+    """For the payload and what comes back, where it is not the client's."""
 
     __slots__ = (
         "__dict__",

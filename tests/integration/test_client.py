@@ -182,6 +182,14 @@ def test_the_data_encoder_serves_both_ways(gearmand: Gearmand, worker: TinyWorke
         assert client.submit_job("reverse", 12, poll_timeout=WAIT_S).result == 21
 
 
+def test_an_encoder_for_one_call(client: GearmanClient, worker: TinyWorker) -> None:
+    encoder = JSONEncoder()
+    assert client.submit_job("reverse", 12, encoder=encoder, poll_timeout=WAIT_S).result == 21
+    assert list(client.map("reverse", [12, 34], encoder=encoder, timeout_s=WAIT_S)) == [21, 43]
+    assert [update.data for update in client.stream("reverse", 12, encoder=encoder, timeout_s=WAIT_S)] == [21]
+    assert client.submit_job("reverse", b"12", poll_timeout=WAIT_S).result == b"21"
+
+
 def test_numbers_of_connections_of_many_greenlets(
     client: GearmanClient, gearmand: Gearmand, worker: TinyWorker
 ) -> None:

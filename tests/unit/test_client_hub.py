@@ -126,6 +126,20 @@ def test_closing_ends_the_own_thread_and_closes_the_guest_there(homes: Homes[Gue
     assert in_thread(homes.here) is not own
 
 
+@pytest.mark.parametrize("caller", ["thread", "greenlet"])
+def test_a_call_to_a_home_that_has_ended(homes: Homes[Guest], caller: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gearworker.client_hub._ALIVE_CHECK_S", 0.01)
+    own = in_thread(homes.here)
+    homes.close()
+
+    def call() -> str:
+        with pytest.raises(InvalidClientState, match="closed"):
+            own.call(own.guest.where)
+        return "raised"
+
+    assert (in_thread(call) if caller == "thread" else gevent.spawn(call).get()) == "raised"
+
+
 def test_a_call_under_way_when_its_home_is_closed(homes: Homes[Guest]) -> None:
     own = in_thread(homes.here)
     outcomes: list[Any] = []

@@ -86,6 +86,13 @@ def test_the_encoder_serves_the_payload_and_stays_for_what_comes_back() -> None:
     assert (request.submission.data, request.gearman_job.encoder) == (b'{"a":1}', encoder)
 
 
+def test_a_job_may_have_an_encoder_of_its_own() -> None:
+    encoder = JSONEncoder()
+    request = request_for(data=[1], encoder=encoder)
+    assert submission_of(request).data == b"[1]"
+    assert request.gearman_job.encoder is encoder
+
+
 def test_an_encoder_that_gives_no_bytes() -> None:
     class Wrong:
         def encode(self, obj: Any) -> Any:
