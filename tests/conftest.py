@@ -34,8 +34,8 @@ def start_gearmand(tmp_path: Path) -> Iterator[Callable[..., Gearmand]]:
 
     started: list[Gearmand] = []
 
-    def start(*options: str, port: int | None = None) -> Gearmand:
-        server = Gearmand(tmp_path / f"gearmand-{len(started)}", *options, port=port)
+    def start(*options: str, **place: Any) -> Gearmand:
+        server = Gearmand(tmp_path / f"gearmand-{len(started)}", *options, **place)
         started.append(server)
         server.start()
         return server

@@ -245,8 +245,13 @@ def _wrap_tls(sock: Any, address: Address) -> Any:
     assert address.tls is not None
     tls = address.tls
     try:
-        context = ssl.create_default_context(cafile=tls.ca)
+        # Not create_default_context: where nothing is patched, its sockets would block the hub.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if tls.ca is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(tls.ca)
         if tls.cert is not None:
             context.load_cert_chain(tls.cert, tls.key)
     except OSError as error:

@@ -59,14 +59,14 @@ def find_gearmand() -> str:
     pytest.skip(reason)
 
 
-def admin(port: int, line: str, *, timeout_s: float = DEADLINE_S) -> list[str]:
+def admin(port: int, line: str, *, host: str = HOST, timeout_s: float = DEADLINE_S) -> list[str]:
     """The reply to an admin command, in lines; a list comes without the dot that ends it.
 
     Args:
         line: such as ``status``; commands whose reply is a list are known by name.
     """
     is_list = line.split()[0] in ("status", "prioritystatus", "workers", "show")
-    with socket.create_connection((HOST, port), timeout=timeout_s) as sock:
+    with socket.create_connection((host, port), timeout=timeout_s) as sock:
         sock.sendall(line.encode() + b"\r\n")
         reply = b""
         while not _is_complete(reply, is_list):
@@ -90,12 +90,14 @@ class ServerProcess:
     Args:
         directory: for its log and its files; one for each server.
         port: to listen on; a free one by default. It is kept when the server is started again.
+        host: the loopback address to listen on.
     """
 
     kind = "job server"
 
-    def __init__(self, directory: Path, *, port: int | None = None) -> None:
+    def __init__(self, directory: Path, *, port: int | None = None, host: str = HOST) -> None:
         self.directory = directory
+        self.host = host
         self.port = port if port is not None else 0
         self._fixed_port = port is not None
         self._process: subprocess.Popen[bytes] | None = None
@@ -103,7 +105,7 @@ class ServerProcess:
     @property
     def address(self) -> str:
         """Where it listens, as ``host:port``."""
-        return f"{HOST}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -153,7 +155,7 @@ class ServerProcess:
             log = self.log_path.read_text(errors="replace")[-2000:]
             raise ChildProcessError(f"{self.kind} ended at once:\n{log}")
         try:
-            return admin(self.port, "getpid") == [f"OK {self.pid}"]
+            return admin(self.port, "getpid", host=self.host) == [f"OK {self.pid}"]
         except OSError:
             return False
 
@@ -196,7 +198,7 @@ class ServerProcess:
 
     def admin(self, line: str) -> list[str]:
         """The reply to an admin command, in lines."""
-        return admin(self.port, line)
+        return admin(self.port, line, host=self.host)
 
     def queue(self, task: str) -> tuple[int, int, int]:
         """Total, running and workers of a task; zeros where it is not known."""
@@ -217,14 +219,14 @@ class Gearmand(ServerProcess):
 
     kind = "gearmand"
 
-    def __init__(self, directory: Path, *options: str, port: int | None = None) -> None:
-        super().__init__(directory, port=port)
+    def __init__(self, directory: Path, *options: str, port: int | None = None, host: str = HOST) -> None:
+        super().__init__(directory, port=port, host=host)
         self.options = options
         self._path = find_gearmand()
 
     def command(self) -> list[str]:
         return [
-            self._path, "--listen", HOST, "--port", str(self.port), "--log-file", "stderr",
+            self._path, "--listen", self.host, "--port", str(self.port), "--log-file", "stderr",
             "--pid-file", str(self.directory / "gearmand.pid"), *self.options,
         ]  # fmt: skip
 
