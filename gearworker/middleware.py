@@ -47,6 +47,9 @@ class Middleware:
     def job_server_down(self, address: str, pool: str, reason: str) -> None:
         """A pool's connection to a job server has ended."""
 
+    def job_server_away(self, address: str, pool: str, reason: str) -> None:
+        """An attempt to connect a pool to a job server has failed."""
+
 
 def overridden(middleware: Sequence[Middleware], hook: str) -> tuple[Callable[..., Any], ...]:
     """The bound methods of those that override this hook, in order."""

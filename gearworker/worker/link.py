@@ -57,6 +57,7 @@ class Link:
         self._after_update = overridden(middleware, "after_update")
         self._up = overridden(middleware, "job_server_up")
         self._down = overridden(middleware, "job_server_down")
+        self._away = overridden(middleware, "job_server_away")
         self._backoff = Backoff(first_s=0.1, cap_s=self._settings.reconnect_max_s)
         self._logged_at = -_QUIET_S
         self._stopping = False
@@ -121,7 +122,7 @@ class Link:
         try:
             connection = connect(self.address, timeout_s=self._settings.connect_timeout_s)
         except ServerUnavailable as error:
-            self._log_away(error.reason)
+            self._failed(error.reason)
             return
         if self._stopping:
             connection.close()
@@ -143,7 +144,7 @@ class Link:
         if self.session.registered:
             self._lost(reason)
         elif not self._stopping:
-            self._log_away(reason)
+            self._failed(reason)
 
     def _registered(self) -> None:
         log.info("connected to job server %s, pool %s", self.address, self.pool.name)
@@ -157,8 +158,10 @@ class Link:
         for hook in self._down:
             call_hook(hook, str(self.address), self.pool.name, reason)
 
-    def _log_away(self, reason: str) -> None:
+    def _failed(self, reason: str) -> None:
         now = monotonic()
         if now - self._logged_at >= _QUIET_S:
             self._logged_at = now
             log.warning("no job server at %s, pool %s: %s; trying again", self.address, self.pool.name, reason)
+        for hook in self._away:
+            call_hook(hook, str(self.address), self.pool.name, reason)

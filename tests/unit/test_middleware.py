@@ -35,6 +35,7 @@ def test_the_hooks_of_the_base_do_nothing() -> None:
         base.after_update: (JOB, PacketType.WORK_DATA, 3),
         base.job_server_up: ("a:1", "p"),
         base.job_server_down: ("a:1", "p", "why"),
+        base.job_server_away: ("a:1", "p", "why"),
     }.items():
         call_hook(hook, *args)
 
