@@ -18,6 +18,7 @@ from gearworker.errors import (
     InvalidClientState,
     InvalidState,
     InvalidWorkerState,
+    JobFailed,
     JobLost,
     JobServerError,
     JobTimeout,
@@ -47,15 +48,15 @@ from gearworker.version import __version__
 
 _LAZY = {
     "GearmanClient": "gearworker.client",
-    "GearmanAdminClient": "gearworker.admin",
-    "JobFailed": "gearworker.request",
+    "GearmanWorker": "gearworker.gearman_worker",
+    "GearmanAdminClient": "gearworker.client.admin",
 }
 """Where a name lives that is imported on first use."""
 
 if TYPE_CHECKING:
-    from gearworker.admin import GearmanAdminClient
     from gearworker.client import GearmanClient
-    from gearworker.request import JobFailed
+    from gearworker.client.admin import GearmanAdminClient
+    from gearworker.gearman_worker import GearmanWorker
 else:
 
     def __getattr__(name: str) -> Any:
@@ -76,6 +77,7 @@ __all__ = [
     "Task",
     "TaskRegistry",
     "GearmanClient",
+    "GearmanWorker",
     "GearmanAdminClient",
     "GearmanJob",
     "GearmanJobRequest",

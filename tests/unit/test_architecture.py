@@ -25,9 +25,11 @@ FLOORS: dict[str, list[str]] = {
     "2 users' words": ["encoders", "request", "job", "task", "middleware", "config_source", "config"],
     "3 net": ["net", "net.address", "net.backoff", "net.connection"],
     "4 roles": [
-        "worker", "worker.pool", "worker.runner", "worker.heartbeat", "worker.thread_updates", "worker.session", "worker.link", "worker.worker",
-        "client_updates", "client_waiting", "client_hub", "client_link", "admin", "client_uniques", "client_exchange",
-        "client_submission", "client_streams", "client", "queues", "jobserver", "counts", "metrics",
+        "worker", "worker.pool", "worker.runner", "worker.heartbeat", "worker.thread_updates", "worker.session",
+        "worker.link", "worker.worker",
+        "client.updates", "client.waiting", "client.hub", "client.link", "client.admin", "client.uniques",
+        "client.exchange", "client.submission", "client.streams", "client.client", "client",
+        "gearman_shift", "gearman_worker", "queues", "jobserver", "counts", "metrics",
         "http", "http.page", "http.app", "http.server", "testing", "pytest_plugin",
     ],
     "5 process": [
@@ -37,7 +39,8 @@ FLOORS: dict[str, list[str]] = {
     ],
     "6 door": [
         "", "cli.output", "cli.app", "cli.check", "cli.job_servers", "cli.admin", "cli.submit", "cli.watch", "cli.run",
-        "cli.server", "cli", "__main__",
+        "cli.server", "cli", "__main__", "compat.constants", "compat.errors", "compat.job", "compat.connection_manager",
+        "compat.client", "compat.worker", "compat.admin_client", "compat",
     ],
     "7 demo, as a user would write it": [
         "demo", "demo.tasks", "demo.pictures", "demo.service", "demo.figures", "demo.acts", "demo.__main__",
@@ -59,7 +62,7 @@ KNOWS_SOCKETS = {"net.connection", "jobserver", "systemd", "service.child", "ser
 """Besides the net floor: the embedded job server, which listens, and the talk between processes."""
 
 KNOWS_THE_HOUR = {
-    "client_link", "client_exchange",  # a status's time_received, as python-gearman's users know it
+    "client.link", "client.exchange",  # a status's time_received, as python-gearman's users know it
     "http.app",  # since when a job runs, as a person reads it
     "jobserver",  # epoch jobs fall due by the calendar
 }  # fmt: skip
