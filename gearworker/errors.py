@@ -13,6 +13,7 @@
     ├── ProtocolError                   bytes that break the Gearman protocol, ours or theirs
     │   ├── UnknownCommandError         a packet type outside the table
     │   └── JobServerError              an ERROR packet: code and text
+    ├── JobFailed                       a job ended with WORK_FAIL or WORK_EXCEPTION
     ├── JobLost                         an accepted job that its job server no longer knows
     └── InvalidState                    an order of events that can't be
         ├── InvalidClientState
@@ -23,6 +24,8 @@ Each carries what it knows as attributes, so that callers never parse messages.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class GearmanError(Exception):
@@ -132,6 +135,23 @@ class JobServerError(ProtocolError):
     def __init__(self, code: str, text: str, address: str | None = None) -> None:
         self.code, self.text, self.address = code, text, address
         super().__init__(": ".join(part for part in (address, code, text) if part))
+
+
+class JobFailed(GearmanError):
+    """A job ended with WORK_FAIL or WORK_EXCEPTION.
+
+    Args:
+        request: the request (a ``GearmanJobRequest``); its ``exception`` is what the worker said, None where it said
+            nothing.
+    """
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.exception = reason = request.exception
+        if isinstance(reason, bytes):
+            reason = reason.decode("utf-8", "replace")
+        job = request.gearman_job
+        super().__init__(f"job {job.handle} of task {job.task} failed" + (f": {reason}" if reason is not None else ""))
 
 
 class JobLost(GearmanError):

@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gearworker.encoders import Encoder
-from gearworker.errors import GearmanError, InvalidClientState
+from gearworker.errors import InvalidClientState, JobFailed
 from gearworker.protocol.client import Submission
 
 if TYPE_CHECKING:
@@ -37,23 +37,6 @@ class RequestWatcher(Protocol):
 
     def request_changed(self, request: GearmanJobRequest) -> None:
         """The request has changed its state or got an update."""
-
-
-class JobFailed(GearmanError):
-    """A job ended with WORK_FAIL or WORK_EXCEPTION.
-
-    Args:
-        request: the request; its ``exception`` is what the worker said, None where it said nothing.
-    """
-
-    def __init__(self, request: GearmanJobRequest) -> None:
-        self.request = request
-        self.exception = request.exception
-        reason = self.exception
-        if isinstance(reason, bytes):
-            reason = reason.decode("utf-8", "replace")
-        job = request.gearman_job
-        super().__init__(f"job {job.handle} of task {job.task} failed" + (f": {reason}" if reason is not None else ""))
 
 
 class GearmanJobRequest:

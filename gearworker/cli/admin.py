@@ -17,7 +17,7 @@ from gearworker.errors import GearmanError
 from gearworker.version import __version__
 
 if TYPE_CHECKING:
-    from gearworker.admin import GearmanAdminClient
+    from gearworker.client.admin import GearmanAdminClient
 
 Row = dict[str, Any]
 
@@ -124,7 +124,7 @@ def _ask_all(
     job_servers: list[str], ask: Callable[[GearmanAdminClient], Iterable[Row]]
 ) -> tuple[list[Row], GearmanError | None]:
     """The rows of every job server, each with its ``job_server``; the last error, the ones before it being shown."""
-    from gearworker.admin import GearmanAdminClient
+    from gearworker.client.admin import GearmanAdminClient
     from gearworker.logs import escape
 
     silence_log()

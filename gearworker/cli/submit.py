@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from gearworker.client import GearmanClient
-    from gearworker.client_updates import JobUpdate
+    from gearworker.client.updates import JobUpdate
 
 MAX_STDIN_BYTES = 1024 * 1024 * 1024
 _MAX_SHOWN_CHARS = 2000

@@ -11,6 +11,8 @@ instead of filling the memory. A connection never reconnects: when it ends, read
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import socket as stdlib_socket
 from typing import Any, Final
 
@@ -24,6 +26,7 @@ from gearworker.net.address import Address
 
 RECV_BYTES: Final = 256 * 1024
 HIGH_WATER_BYTES: Final = 1024 * 1024
+_POLLRDHUP: Final = getattr(select, "POLLRDHUP", 0)  # errors and hang-ups are reported in any case
 _YIELD_BYTES: Final = RECV_BYTES // 4
 
 _KEEPALIVE: Final = (
@@ -148,8 +151,17 @@ class Connection:
             self._writer.kill(block=False)
 
     def abandon(self) -> None:
-        """In a forked child: let go of the descriptor without a word to the peer, whose connection is the parent's."""
-        close_descriptor(self._sock.fileno())
+        """In a forked child: let go of the peer, whose connection is the parent's, without a word to it."""
+        if not self.closed:
+            replace_descriptor(self._sock.fileno())
+
+    def peer_has_ended(self) -> bool:
+        """Whether the peer has ended the connection, also where this hub did not run since. Switches: never."""
+        if self.closed:
+            return True
+        poller = get_original("select", "poll")()
+        poller.register(self._sock.fileno(), _POLLRDHUP)
+        return bool(poller.poll(0))
 
     def _write_batches(self) -> None:
         """The writer greenlet's life: gather, send, park."""
@@ -172,10 +184,12 @@ class Connection:
                     self._drained.set()
 
 
-def close_descriptor(descriptor: int) -> None:
-    """Close a file descriptor now: gevent's own ``os.close`` waits for a loop, which a forked child may never turn."""
+def replace_descriptor(descriptor: int) -> None:
+    """Put nothing in a file descriptor's place, which stays taken: whoever closes it later closes no stranger's."""
     with contextlib.suppress(OSError):
-        get_original("os", "close")(descriptor)
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(nothing, descriptor, inheritable=False)
+        get_original("os", "close")(nothing)  # gevent's own waits for a loop, which a forked child may never turn
 
 
 def connect(

@@ -23,7 +23,7 @@ from gearworker.counts import JobCounter
 from gearworker.errors import ProtocolError
 from gearworker.logs import configure_logging
 from gearworker.metrics import HubLag
-from gearworker.net.connection import close_descriptor
+from gearworker.net.connection import replace_descriptor
 from gearworker.service.assembly import describe, make_worker, resolve_addresses, running_jobs
 from gearworker.service.channel import AnyMessage, Beat, Channel, Drain, LogStacks, Report, ReportRequest, Start
 from gearworker.service.stopping import STOP_SIGNALS, Commands, log_stacks, run_until_stopped
@@ -141,4 +141,4 @@ class Child:
         for link in self._worker.links:
             if link.session is not None:
                 link.session.abandon()
-        close_descriptor(self._channel.fileno())
+        replace_descriptor(self._channel.fileno())

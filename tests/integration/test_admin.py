@@ -16,8 +16,8 @@ from support.servers import Gearmand, free_port, wait_until
 from support.tiny_worker import TinyWorker
 from support.wire import Wire
 
-from gearworker.admin import GearmanAdminClient
 from gearworker.client import GearmanClient
+from gearworker.client.admin import GearmanAdminClient
 from gearworker.errors import (
     ConnectionLost,
     InvalidAdminClientState,
@@ -273,7 +273,7 @@ def test_an_echo_of_something_else() -> None:
 
 
 def test_a_reply_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gearworker.admin.MAX_REPLY_BYTES", 100_000)
+    monkeypatch.setattr("gearworker.client.admin.MAX_REPLY_BYTES", 100_000)
     with replies(b"t\t1\t0\t1\n" * 50_000) as address, pytest.raises(ProtocolError, match="over 100000"):
         GearmanAdminClient(address).get_status()
 

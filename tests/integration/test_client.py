@@ -29,12 +29,13 @@ from support.tiny_worker import (
 from support.wire import Wire
 
 from gearworker.client import GearmanClient, UniqueStatus
-from gearworker.client_updates import JobUpdate
+from gearworker.client.updates import JobUpdate
 from gearworker.encoders import DataEncoder, JSONEncoder
 from gearworker.errors import (
     ConnectionLost,
     ExceededConnectionAttempts,
     InvalidClientState,
+    JobFailed,
     JobLost,
     JobServerError,
     JobTimeout,
@@ -55,7 +56,6 @@ from gearworker.job import (
 )
 from gearworker.protocol.packets import Packet
 from gearworker.protocol.packets import PacketType as T
-from gearworker.request import JobFailed
 
 pytestmark = pytest.mark.gearmand
 WAIT_S = 10.0

@@ -47,6 +47,9 @@ class FakeConnection:
             self.closed, self.close_reason = True, reason
             self._incoming.put(b"")
 
+    def peer_has_ended(self) -> bool:
+        return self.closed
+
     def send(self, packet_type: PacketType, *args: bytes) -> None:
         """For the test: a packet from the job server."""
         self._incoming.put(encode_response(packet_type, *args))

@@ -33,7 +33,8 @@ def drawn() -> dict[str, str]:
 
 
 def defined() -> dict[str, type]:
-    return {name: value for name, value in vars(errors).items() if inspect.isclass(value)}
+    own = {name: value for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__}
+    return {name: value for name, value in own.items() if inspect.isclass(value)}
 
 
 def test_the_tree_is_as_it_is_drawn() -> None:

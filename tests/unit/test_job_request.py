@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gearworker.encoders import DataEncoder
-from gearworker.errors import GearmanError, InvalidClientState, JobLost
+from gearworker.errors import GearmanError, InvalidClientState, JobFailed, JobLost
 from gearworker.job import (
     JOB_COMPLETE,
     JOB_CREATED,
@@ -22,7 +22,6 @@ from gearworker.job import (
     GearmanJob,
     GearmanJobRequest,
 )
-from gearworker.request import JobFailed
 
 STATES = (JOB_UNKNOWN, JOB_PENDING, JOB_CREATED, JOB_FAILED, JOB_COMPLETE)
 LOST = JobLost("H:x:1")

@@ -24,9 +24,9 @@ from typing import Final
 
 import gevent
 
-from gearworker.admin import AdminLink
-from gearworker.client_link import Link
-from gearworker.client_waiting import Answers, Deadline, Requests
+from gearworker.client.admin import AdminLink
+from gearworker.client.link import Link
+from gearworker.client.waiting import Answers, Deadline, Requests
 from gearworker.errors import GearmanError, InvalidClientState, JobLost
 from gearworker.protocol import text
 from gearworker.protocol.packets import Packet, PacketType

@@ -18,8 +18,8 @@ from typing import Any, Final, Generic, TypeVar
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from gearworker.client_hub import Homes, abandon_connection, parse_hosts
-from gearworker.client_waiting import Deadline
+from gearworker.client.hub import Homes, parse_hosts
+from gearworker.client.waiting import Deadline
 from gearworker.errors import (
     ConnectionLost,
     InvalidAdminClientState,
@@ -67,7 +67,7 @@ class AdminLink:
     def abandon(self) -> None:
         """In a forked child: let go of the parent's connection."""
         if self._connection is not None:
-            abandon_connection(self._connection)
+            self._connection.abandon()
 
     def ask_for(self, request: text.AdminRequest[T], deadline: Deadline) -> T:
         """Send a text command; arguments and errors as for ``ask``."""

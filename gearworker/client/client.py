@@ -2,7 +2,7 @@
 
 Names, arguments and behaviour are those that python-gearman 2.0 documented; ``stream``, ``map``, delayed and reduce
 jobs and the look-up by unique come on top. A client may be shared: any number of greenlets and threads use it at once,
-over one connection to each job server (``client_hub`` tells where it lives), and no monkey patching is needed for that.
+over one connection to each job server (``client.hub`` tells where it lives), and no monkey patching is needed for that.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
 
-from gearworker.client_exchange import Exchange, UniqueStatus
-from gearworker.client_hub import Home, Homes, parse_hosts
-from gearworker.client_link import Link
-from gearworker.client_streams import map_results, stream_updates
-from gearworker.client_submission import prepare, request_of
-from gearworker.client_updates import JobUpdate, StreamedRequest
-from gearworker.client_waiting import Deadline
+from gearworker.client.exchange import Exchange, UniqueStatus
+from gearworker.client.hub import Home, Homes, parse_hosts
+from gearworker.client.link import Link
+from gearworker.client.streams import map_results, stream_updates
+from gearworker.client.submission import prepare, request_of
+from gearworker.client.updates import JobUpdate, StreamedRequest
+from gearworker.client.waiting import Deadline
 from gearworker.encoders import BYTES, Encoder
 from gearworker.net.address import Address, AddressLike
 from gearworker.protocol.client import unique_bytes

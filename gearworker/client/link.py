@@ -21,8 +21,7 @@ from typing import Any, Final
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from gearworker.client_hub import abandon_connection, has_ended
-from gearworker.client_waiting import Answered, Deadline
+from gearworker.client.waiting import Answered, Deadline
 from gearworker.errors import (
     ConnectionLost,
     InvalidClientState,
@@ -97,7 +96,7 @@ class Link:
         if (
             self._connection is not None
             and not (protocol.open_questions or protocol.tracked_jobs)
-            and has_ended(self._connection)
+            and self._connection.peer_has_ended()
         ):
             self.close("the job server ended the connection")
 
@@ -142,7 +141,7 @@ class Link:
     def abandon(self) -> None:
         """In a forked child: put our copy of the parent's socket out of service, without a word to the job server."""
         if self._connection is not None:
-            abandon_connection(self._connection)
+            self._connection.abandon()
 
     def send_update(self, job: object, packet_type: PacketType, *args: bytes) -> None:
         """Refuse: only the worker that runs a job sends updates of it."""

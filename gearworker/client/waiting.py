@@ -11,7 +11,7 @@ from typing import Any
 
 from gevent.event import Event
 
-from gearworker.client_updates import StreamedRequest
+from gearworker.client.updates import StreamedRequest
 from gearworker.protocol.packets import Packet
 from gearworker.request import JOB_FAILED, JOB_PENDING, JOB_UNKNOWN, GearmanJobRequest
 

@@ -17,7 +17,6 @@ word to the job servers, and new homes are made when they are needed.
 from __future__ import annotations
 
 import os
-import select
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -31,11 +30,8 @@ from gevent.event import Event
 
 from gearworker.errors import InvalidClientState
 from gearworker.net.address import Address, AddressLike
-from gearworker.net.connection import Connection
 
 _start_thread = monkey.get_original("_thread", "start_new_thread")
-_new_poll = monkey.get_original("select", "poll")
-_POLLRDHUP: Final = getattr(select, "POLLRDHUP", 0)  # errors and hang-ups are reported in any case
 _new_lock = monkey.get_original("_thread", "allocate_lock")
 
 _ALIVE_CHECK_S: Final = 1.0
@@ -57,23 +53,6 @@ def parse_hosts(host_list: Iterable[AddressLike] | AddressLike | None) -> list[A
     )
     hosts: Iterable[Any] = [host_list] if is_one else host_list  # type: ignore[assignment]
     return list(dict.fromkeys(Address.parse(host) for host in hosts))
-
-
-def abandon_connection(connection: Connection) -> None:
-    """In a forked child: put our copy of the parent's socket out of service, without a word to the peer."""
-    if not connection.closed:
-        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        os.dup2(nothing, connection._sock.fileno(), inheritable=False)
-        os.close(nothing)
-
-
-def has_ended(connection: Connection) -> bool:
-    """Whether the peer has ended a connection, also where the hub did not run since and so nobody noticed."""
-    if connection.closed:
-        return True
-    poller = _new_poll()
-    poller.register(connection._sock.fileno(), _POLLRDHUP)
-    return bool(poller.poll(0))
 
 
 class Guest(Protocol):

@@ -6,7 +6,7 @@ that nobody accepted is sent again until its attempts are used up; one that was 
 asks for it.
 
 Uniques that the client made itself are nobody else's; those that a caller chose are looked up first
-(``client_uniques``). A foreground job with a unique of the client's own gets a new one when it is sent again, because
+(``client.uniques``). A foreground job with a unique of the client's own gets a new one when it is sent again, because
 its first sending may have left a job behind that gearmand never runs, and would join the two.
 """
 
@@ -18,10 +18,10 @@ from collections.abc import Callable, Collection
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from gearworker.client_link import Link
-from gearworker.client_uniques import UniqueGuard, look_up, unique_of
-from gearworker.client_updates import StreamedRequest
-from gearworker.client_waiting import Answers, Deadline, Gathering, Requests, has_news, is_accepted, is_finished
+from gearworker.client.link import Link
+from gearworker.client.uniques import UniqueGuard, look_up, unique_of
+from gearworker.client.updates import StreamedRequest
+from gearworker.client.waiting import Answers, Deadline, Gathering, Requests, has_news, is_accepted, is_finished
 from gearworker.errors import (
     ConnectionLost,
     ExceededConnectionAttempts,

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-from gearworker.client_exchange import Exchange
-from gearworker.client_hub import Home
-from gearworker.client_updates import JobUpdate, StreamedRequest
-from gearworker.client_waiting import Arrivals, Deadline
+from gearworker.client.exchange import Exchange
+from gearworker.client.hub import Home
+from gearworker.client.updates import JobUpdate, StreamedRequest
+from gearworker.client.waiting import Arrivals, Deadline
 from gearworker.errors import ConnectionLost, JobTimeout
 from gearworker.request import JOB_UNKNOWN, GearmanJobRequest
 
