@@ -1,17 +1,19 @@
 """The supervisor: starts, watches, replaces, reloads and stops worker processes. It never runs users' code.
 
 Theory of operation. Everything that happens, a signal, a process's news or the passing of a quarter of a second, only
-wakes the loop; ``_step`` then looks at the whole and acts.
+wakes the loop; ``step`` then looks at the whole and acts.
 
 * There shall be ``wanted`` processes that are not retiring. One too few: one is started, after a crash not before a
   delay that grows from 1 to 30 s. One too many: the oldest retires.
-* A process that is to be replaced (recycled by jobs, memory or age; or each of them by a reload) goes on until its
-  replacement takes jobs, and only then retires. One replacement is under way at a time.
+* A process that is to be replaced (recycled by jobs, memory or age; or by a reload, each that does not run the new
+  configuration) goes on until its replacement takes jobs, and only then retires. One replacement is under way at a
+  time.
 * Retiring means drained within the grace, then killed.
 * A process whose hub is silent for ``warn_s`` has its stack logged; at ``blocked_s`` it is killed, and replaced as
   after a crash.
-* Where the first process can't even start, everything ends. A reload whose first process can't start is given up, and
-  the old processes stay, with the old configuration.
+* Where the first process can't even start, everything ends. A new configuration holds for all once a process with it
+  takes jobs; a reload whose first process ends before that is given up, and the old processes stay, with the old
+  configuration. A second HUP begins anew, without waiting for a first process that does not come up.
 
 Worker processes are fresh interpreters, so a reload takes new code. Each holds one end of a channel, and ends by itself
 when the supervisor is gone.
@@ -28,7 +30,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
@@ -58,14 +60,12 @@ _SIGNALS: Final = (
 )  # fmt: skip
 
 
-@dataclass
-class _Reload:
-    """A reload under way: what to take over, the processes still to be replaced, and whether one runs it already."""
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What a process runs: the configuration, and the message that tells it."""
 
     config: Config
     start: Start
-    remaining: list[Process] = field(default_factory=list)
-    confirmed: bool = False
 
 
 class Supervisor:
@@ -77,6 +77,7 @@ class Supervisor:
         reload: reads the configuration anew; raises ``GearmanError`` where it can't be used.
         on_change: called after each step.
         make_fleet: makes the fleet, given what it shall call on changes.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -86,17 +87,19 @@ class Supervisor:
         reload: Callable[[], tuple[Config, Start]],
         on_change: Callable[[Supervisor], None] = lambda supervisor: None,
         make_fleet: Callable[[Callable[[], None]], Fleet] = Fleet,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.config = config
         self.wanted = process_count(config)
         self.stopping: signal.Signals | None = None
-        self._start = start
+        self._plan = _Plan(config, start)
         self._read_config = reload
         self._on_change = on_change
         self._wake = Event()
         self.fleet = make_fleet(self._wake.set)
         self._signals: list[signal.Signals] = []
-        self._reload: _Reload | None = None
+        self._clock = clock
+        self._reload: _Plan | None = None
+        self._plans: dict[Process, _Plan] = {}
         self._limits: dict[Process, Limits] = {}
         self._backoff = Backoff(first_s=1.0, cap_s=30.0)
         self._next_start_at = 0.0
@@ -197,9 +200,9 @@ class Supervisor:
 
     # ------------------------------------------------------------------ processes
 
-    def _launch(self, start: Start, config: Config, replaces: Process | None = None) -> None:
-        process = self.fleet.launch(start, replaces)
-        self._limits[process] = Limits(config.recycle)
+    def _launch(self, plan: _Plan, replaces: Process | None = None) -> None:
+        process = self.fleet.launch(plan.start, replaces)
+        self._plans[process], self._limits[process] = plan, Limits(plan.config.recycle)
         log.info("process %d started", process.pid)
 
     def _retire(self, process: Process, reason: str) -> None:
@@ -210,17 +213,20 @@ class Supervisor:
         for process in active[: max(0, len(active) - self.wanted)]:
             self._retire(process, "one process less wanted")
         missing = self.wanted - len(active)
-        if missing <= 0 or monotonic() < self._next_start_at:
+        if missing <= 0 or self._clock() < self._next_start_at:
+            return
+        if self._reload is not None and not active:  # nobody is there to be replaced: the new one begins at once
+            self._launch(self._reload)
             return
         # The first one shows whether processes can start at all; its errors are printed once, not once a process.
         for _ in range(missing if self._ever_started else int(not active)):
-            self._launch(self._start, self.config)
+            self._launch(self._plan)
 
     def _watch(self, process: Process) -> None:
         if process.beat_at is not None and not self._ever_started:
             self._ever_started = True
             self._wake.set()
-        if process.kill_at is not None and monotonic() >= process.kill_at:
+        if process.kill_at is not None and self._clock() >= process.kill_at:
             log.error("process %d did not end in time and is killed", process.pid)
             process.kill_at = None
             self._grace_over = True
@@ -240,6 +246,7 @@ class Supervisor:
         exit_code = process.exit_code
         assert exit_code is not None
         self.fleet.remove(process)
+        plan = self._plans.pop(process)
         del self._limits[process]
         if exit_code == EXIT_GRACE_OVER:
             self._grace_over = True
@@ -249,11 +256,11 @@ class Supervisor:
             log.info("process %d drained and ended by itself; starting another", process.pid)
         else:
             log.error("process %d ended unexpectedly: %s", process.pid, describe_exit(exit_code))
-            self._after_crash(process, exit_code)
+            self._after_crash(process, plan, exit_code)
 
-    def _after_crash(self, process: Process, exit_code: int) -> None:
+    def _after_crash(self, process: Process, plan: _Plan, exit_code: int) -> None:
         self.fleet.restarts.crash += 1
-        if self._reload is not None and not self._reload.confirmed and process.replaces is not None:
+        if plan is self._reload and plan is not self._plan:
             log.error("reload given up: the new process can't start; the old ones go on with the old configuration")
             self._reload = None
         elif process.beat_at is None and not self._ever_started:
@@ -265,7 +272,7 @@ class Supervisor:
         if process.age_s > _STABLE_S:
             self._backoff.reset()
         delay_s = self._backoff.next_s()
-        self._next_start_at = monotonic() + delay_s
+        self._next_start_at = self._clock() + delay_s
         if self.stopping is None:
             log.info("starting again in %.1f s", delay_s)
 
@@ -279,15 +286,14 @@ class Supervisor:
         old = new.replaces
         # Without a job server nobody is ever ready; then it is enough that the new one has started.
         if new.ready or (new.beat_at is not None and not old.ready):
-            if self._reload is not None:
-                self._confirm(self._reload)
+            self._adopt(self._plans[new])
             new.replaces = None
             self._retire(old, "replaced")
-        elif old.exit_code is not None:
+        elif old.exit_code is not None or old.retiring is not None:  # it goes anyway
             new.replaces = None
 
     def _recycle(self) -> None:
-        if self.fleet.replacement is not None or self._reload is not None or monotonic() < self._next_start_at:
+        if self.fleet.replacement is not None or self._reload is not None or self._clock() < self._next_start_at:
             return
         for process in self.fleet.active:
             reason = self._limits[process].reason(process)
@@ -295,8 +301,8 @@ class Supervisor:
                 log.info("process %d is recycled: %s", process.pid, reason)
                 self.fleet.restarts.recycled += 1
                 # A limit that every process reaches at once must not make this spin.
-                self._next_start_at = monotonic() + 1.0
-                self._launch(self._start, self.config, replaces=process)
+                self._next_start_at = self._clock() + 1.0
+                self._launch(self._plan, replaces=process)
                 return
 
     # ------------------------------------------------------------------ reloading
@@ -308,35 +314,45 @@ class Supervisor:
 
     def _begin_reload(self) -> None:
         try:
-            config, start = self._read_config()
+            plan = _Plan(*self._read_config())
         except GearmanError as error:
             log.error("reload refused, the old configuration stays: %s", error)
             return
         log.info("SIGHUP: reloading configuration and code")
-        self._reload = _Reload(config, start, [p for p in self.fleet.processes if p.retiring is None])
+        waiting = self.fleet.replacement
+        if waiting is not None and self._plans[waiting] is not self._plan:
+            self._retire(waiting, "overtaken by another reload")
+        self._reload = plan
+        self._backoff.reset()
+        self._next_start_at = self._clock()
 
     def _continue_reload(self) -> None:
-        reload = self._reload
-        if reload is None or self.fleet.replacement is not None:
+        plan = self._reload
+        if plan is None or self.fleet.replacement is not None:
             return
-        reload.remaining = [p for p in reload.remaining if p in self.fleet.processes and p.retiring is None]
-        if reload.remaining:
+        active = self.fleet.active
+        outdated = [process for process in active if self._plans[process] is not plan]
+        if outdated and self._clock() >= self._next_start_at:
             self.fleet.restarts.reload += 1
-            self._launch(reload.start, reload.config, replaces=reload.remaining.pop(0))
-        else:
-            self._confirm(reload)
-            log.info("reloaded: every process runs the new configuration and code")
+            self._launch(plan, replaces=outdated[0])
+        elif not outdated and any(process.beat_at is not None for process in active):
+            self._adopt(plan)
             self._reload = None
+            log.info("reloaded: every process runs the new configuration and code")
 
-    def _confirm(self, reload: _Reload) -> None:
-        """A process runs the new configuration, so it is good: it holds for all from now on."""
-        if not reload.confirmed:
-            reload.confirmed = True
-            if process_count(reload.config) != process_count(self.config):
-                self.wanted = process_count(reload.config)
-            self.config, self._start = reload.config, reload.start
+    def _adopt(self, plan: _Plan) -> None:
+        """A process runs this configuration, so it is good: it holds for all from now on."""
+        if plan is not self._plan:
+            if process_count(plan.config) != process_count(self.config):
+                self.wanted = process_count(plan.config)
+            self._plan = plan
 
     # ------------------------------------------------------------------ the whole, for others
+
+    @property
+    def config(self) -> Config:
+        """The configuration that holds."""
+        return self._plan.config
 
     @property
     def alive(self) -> bool:
