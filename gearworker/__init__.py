@@ -68,6 +68,15 @@ else:
         return value
 
 
+def _default_client() -> Any:
+    from gearworker.client import default_client
+
+    return default_client()
+
+
+TaskRegistry.client_factory = _default_client
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 

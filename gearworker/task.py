@@ -8,15 +8,26 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
-from typing import Any, overload
+from typing import Any, ClassVar, Protocol, overload
 
 from gearworker.encoders import Encoder, find_encoder
-from gearworker.errors import PayloadError, TaskError
+from gearworker.errors import JobTimeout, PayloadError, TaskError
 from gearworker.protocol.packets import MAX_ARGUMENT_BYTES
+from gearworker.request import GearmanJobRequest
 
 Handler = Callable[..., Any]
+
+
+class SubmittingClient(Protocol):
+    """What a task needs of a client to submit itself; a ``GearmanClient`` is one."""
+
+    def submit_job(self, task: str, data: Any, **options: Any) -> GearmanJobRequest:
+        """Submit one job."""
+
+    def map(self, task: str, payloads: Iterable[Any], **options: Any) -> Iterator[Any]:
+        """Run one task over many payloads."""
 
 
 class Task:
@@ -58,6 +69,8 @@ class Task:
         if reason is None:
             try:
                 self.encoder = find_encoder(encoder, payload)
+                # A result need not be of the payload's type, so the submitting side decodes without it.
+                self._result_encoder = self.encoder if payload is None else find_encoder(_name_of(self.encoder))
             except (PayloadError, TypeError) as error:
                 reason = str(error)
         if reason is not None:
@@ -81,6 +94,48 @@ class Task:
         """Call the handler as the plain function it is."""
         return self.handler(*args, **kwargs)
 
+    # ------------------------------------------------------------------ the submitting side
+
+    def submit(self, data: Any = None, *, client: SubmittingClient | None = None, **options: Any) -> GearmanJobRequest:
+        """Submit a job of this task and wait for its end.
+
+        Args:
+            data: the payload, for the task's encoder, which also decodes the result.
+            client: a ``GearmanClient``; by default the one of ``gearworker.client.default_client()``.
+            options: as for ``GearmanClient.submit_job``.
+
+        Returns: the request, whose state tells the job's fate; ``result_or_raise()`` gives the result or raises.
+
+        Raises, switches: as ``GearmanClient.submit_job``.
+        """
+        return self._client(client).submit_job(self.name, data, encoder=self._result_encoder, **options)
+
+    def submit_background(
+        self, data: Any = None, *, client: SubmittingClient | None = None, **options: Any
+    ) -> GearmanJobRequest:
+        """Submit a background job of this task; return when a job server has accepted it.
+
+        Arguments, errors and switches as for ``submit``; and it raises what kept the job from being accepted, since
+        nobody looks at a background job's request later.
+        """
+        request = self.submit(data, client=client, background=True, **options)
+        if request.timed_out:
+            raise JobTimeout(options["poll_timeout"])
+        if not request.complete:
+            request.result_or_raise()
+        return request
+
+    def map(self, payloads: Iterable[Any], *, client: SubmittingClient | None = None, **options: Any) -> Iterator[Any]:
+        """Run this task over many payloads; give the results lazily, as ``GearmanClient.map`` does."""
+        return self._client(client).map(self.name, payloads, encoder=self._result_encoder, **options)
+
+    def _client(self, client: SubmittingClient | None) -> SubmittingClient:
+        if client is not None:
+            return client
+        if TaskRegistry.client_factory is None:
+            raise TaskError(f"task {self.name!r} has no client to submit by; give it one: client=GearmanClient([...])")
+        return TaskRegistry.client_factory()
+
     def __repr__(self) -> str:
         return f"<Task {self.name!r} from {self.source}>"
 
@@ -90,7 +145,13 @@ class TaskRegistry:
 
     Args:
         prefix: put before the name of every task that is registered.
+
+    Attributes (of the class):
+        client_factory: gives the client by which tasks submit themselves where they are given none. Clients live on a
+            higher floor than this module, so the package's front door sets it.
     """
+
+    client_factory: ClassVar[Callable[[], SubmittingClient] | None] = None
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
@@ -163,6 +224,10 @@ default_registry = TaskRegistry()
 """Where ``@task`` registers; ``gearworker run`` serves it."""
 
 task = default_registry.task
+
+
+def _name_of(encoder: Encoder) -> str:
+    return str(getattr(encoder, "name", "json"))
 
 
 def _is_seconds(value: object) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
 from gearworker.encoders import BYTES, JSONEncoder, MessagePackEncoder
-from gearworker.errors import TaskError
-from gearworker.job import GearmanJob
+from gearworker.errors import JobTimeout, TaskError
+from gearworker.job import GearmanJob, GearmanJobRequest
 from gearworker.task import Task, TaskRegistry, default_registry, task
 
 
@@ -156,3 +156,63 @@ def test_a_callable_without_a_name_needs_one(prefix: str) -> None:
 
 def test_the_module_level_decorator_registers_in_the_default_registry() -> None:
     assert task.__self__ is default_registry  # type: ignore[attr-defined]
+
+
+class RecordingClient:
+    """Notes what it is asked to submit."""
+
+    def __init__(self, request: GearmanJobRequest | None = None) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.request = request
+
+    def submit_job(self, task: str, data: Any, **options: Any) -> Any:
+        self.calls.append((task, data, options))
+        return self.request
+
+    def map(self, task: str, payloads: Iterable[Any], **options: Any) -> Iterator[Any]:
+        self.calls.append((task, list(payloads), options))
+        return iter(())
+
+
+def background_request() -> GearmanJobRequest:
+    return GearmanJobRequest(GearmanJob(None, None, "t", None, b""), background=True)
+
+
+class TestSubmitting:
+    def test_the_task_s_name_and_encoder_go_with_it(self) -> None:
+        client, registered = RecordingClient(), TaskRegistry("x.").task("add", encoder="json")(lambda job: None)
+        registered.submit([1], client=client, unique="u")
+        registered.map([[1], [2]], client=client, concurrency=2)
+        encoder = registered.encoder
+        assert client.calls == [
+            ("x.add", [1], {"encoder": encoder, "unique": "u"}),
+            ("x.add", [[1], [2]], {"encoder": encoder, "concurrency": 2}),
+        ]
+
+    def test_a_result_need_not_be_of_the_payload_s_type(self) -> None:
+        client, registered = RecordingClient(), TaskRegistry().task("count", payload=list[int])(len)
+        registered.submit([1, 2], client=client)
+        (_, _, options) = client.calls[0]
+        assert options["encoder"].decode(b'{"sum": 3}') == {"sum": 3}
+
+    def test_a_background_job_that_was_not_accepted_raises(self) -> None:
+        registered = TaskRegistry().task("t")(lambda job: None)
+        refused = background_request()
+        refused.state, refused.exception = "FAILED", ValueError("full")
+        with pytest.raises(ValueError, match="full"):
+            registered.submit_background(b"x", client=RecordingClient(refused))
+        late = background_request()
+        late.timed_out = True
+        with pytest.raises(JobTimeout):
+            registered.submit_background(b"x", client=RecordingClient(late), poll_timeout=3)
+
+    def test_without_any_client(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(TaskRegistry, "client_factory", None)
+        with pytest.raises(TaskError, match="task 't' has no client to submit by"):
+            TaskRegistry().task("t")(lambda job: None).submit(b"x")
+
+    def test_the_default_client_is_the_package_s(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        client = RecordingClient()
+        monkeypatch.setattr(TaskRegistry, "client_factory", lambda: client)
+        TaskRegistry().task("t")(lambda job: None).submit(b"x")
+        assert [call[:2] for call in client.calls] == [("t", b"x")]
