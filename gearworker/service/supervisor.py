@@ -20,8 +20,8 @@ when the supervisor is gone.
 
 Signals: TERM and INT drain everything, a second one stops at once, as QUIT does; HUP reloads configuration and code;
 TTIN and TTOU want one process more or less; USR1 logs the state; USR2 has every process log its jobs and stacks.
-Exit codes: 0 after a drain; 2 where the processes can't start for a reason that they gave, 1 where they just crash;
-3 where the grace was over; 128 and the signal's number after a stop at once.
+Exit codes: 0 after a drain; 2 where the processes can't start for a reason that they gave, 1 where they just crash or
+one crashed while it drained; 3 where the grace was over; 128 and the signal's number after a stop at once.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class Supervisor:
         self._exit_code: int | None = None
         self._at_once: signal.Signals | None = None
         self._grace_over = False
+        self._crashed_draining = False
 
     # ------------------------------------------------------------------ the loop
 
@@ -184,6 +185,8 @@ class Supervisor:
             return 128 + self._at_once
         if self._grace_over:
             return EXIT_GRACE_OVER
+        if self._crashed_draining:
+            return EXIT_CRASHED
         log.info("drained, every job answered")
         return 0
 
@@ -229,7 +232,7 @@ class Supervisor:
         if process.kill_at is not None and self._clock() >= process.kill_at:
             log.error("process %d did not end in time and is killed", process.pid)
             process.kill_at = None
-            self._grace_over = True
+            self._grace_over = self._grace_over or self.stopping is not None
             process.kill()
         watchdog, silent_s = self.config.watchdog, process.silent_s
         if watchdog.warn_s and silent_s >= watchdog.warn_s and not process.stack_logged:
@@ -248,8 +251,9 @@ class Supervisor:
         self.fleet.remove(process)
         plan = self._plans.pop(process)
         del self._limits[process]
-        if exit_code == EXIT_GRACE_OVER:
-            self._grace_over = True
+        if self.stopping is not None and process.beat_at is not None:
+            self._grace_over = self._grace_over or exit_code == EXIT_GRACE_OVER
+            self._crashed_draining = self._crashed_draining or exit_code not in (0, EXIT_GRACE_OVER)
         if process.retiring is not None:
             log.info("process %d ended (%s), %s", process.pid, process.retiring, describe_exit(exit_code))
         elif exit_code == 0:

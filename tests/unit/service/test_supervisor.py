@@ -620,6 +620,29 @@ def test_a_process_that_gave_its_jobs_back_makes_the_exit_code() -> None:
     assert service.step() == 3
 
 
+def test_a_process_that_crashes_while_it_drains_makes_the_exit_code(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(processes=2).up()
+    service.step(TERM)
+    service.launched[0].end(-signal.SIGSEGV)
+    service.launched[1].end(0)
+    assert service.step() == EXIT_CRASHED
+    assert "every job answered" not in caplog.text
+
+
+def test_what_a_recycled_process_left_undone_is_not_held_against_a_later_stop() -> None:
+    service = Service(recycle={"max_age_s": 100}).up()
+    for code in (3, -9):
+        service.step(after_s=120)
+        service.launched[-1].beat()
+        service.step()
+        service.step(after_s=GRACE_S + MARGIN_S)
+        service.launched[-2].end(code)
+        service.step()
+    service.step(TERM)
+    service.launched[-1].end(0)
+    assert service.step() == 0
+
+
 def test_a_stop_while_the_first_process_starts() -> None:
     service = Service()
     service.step()
