@@ -64,6 +64,9 @@ class Told(Middleware):
     def job_server_down(self, address: str, pool: str, reason: str) -> None:
         self.events.append(("down", address, pool, reason))
 
+    def job_server_away(self, address: str, pool: str, reason: str) -> None:
+        self.events.append(("away", address, pool, reason))
+
 
 def turn() -> None:
     for _ in range(5):
@@ -158,7 +161,7 @@ def test_a_lost_connection_is_told_and_replaced_by_a_new_session(
 
 
 def test_an_absent_job_server_is_tried_again_with_growing_delays_and_few_words(
-    link: Link, network: Network, caplog: pytest.LogCaptureFixture
+    link: Link, network: Network, told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
     network.error = ServerUnavailable("there:4730", "connection refused")
     link.start()
@@ -171,6 +174,7 @@ def test_an_absent_job_server_is_tried_again_with_growing_delays_and_few_words(
     assert set(lines) == {"no job server at there:4730, pool p: connection refused; trying again"}
     assert len(lines) <= 1 + sum(network.delays) / 30
     assert link.wanted == 0
+    assert told.events == [("away", "there:4730", "p", "connection refused")] * 12
 
 
 def test_a_connection_that_lasted_makes_the_delays_start_over_and_one_that_did_not_does_not(
@@ -197,7 +201,7 @@ def test_a_connection_that_ends_before_its_registration_is_an_absent_job_server(
     turn()
     network.connections[0].close("closed by the peer")
     turn()
-    assert told.events == []
+    assert told.events == [("away", "there:4730", "p", "closed by the peer")]
     assert "no job server at there:4730, pool p: closed by the peer; trying again" in caplog.text
 
 
