@@ -11,9 +11,9 @@ import pytest
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
-from gearworker.service import child as child_module
 from gearworker.config import parse_config
 from gearworker.errors import ProtocolError
+from gearworker.service import child as child_module
 from gearworker.service.channel import Beat, Drain, LogStacks, Report, ReportRequest
 from gearworker.service.child import Child
 from gearworker.service.stopping import EXIT_GRACE_OVER
