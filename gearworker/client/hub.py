@@ -252,6 +252,7 @@ def _live(make_guest: Callable[[], Any], started: list[Home[Any]], ready: Any) -
     """The own thread's life."""
     hub: Any = gevent.get_hub()
     hub.name = "gearworker client"
+    idle_watchers = hub.loop.activecnt
     home = Home(hub, make_guest(), is_own=True)
     started.append(home)
     ready.release()
@@ -263,9 +264,24 @@ def _live(make_guest: Callable[[], Any], started: list[Home[Any]], ready: Any) -
         _end_calls(home)
     finally:
         home.has_ended = True
-        home.ended.release()
         keeps_loop_alive.close()
-        hub.destroy(destroy_loop=True)
+        settled = _settle(hub, idle_watchers)
+        home.ended.release()
+        if settled:
+            hub.destroy(destroy_loop=True)
+
+
+def _settle(hub: Any, idle_watchers: int) -> bool:
+    """Let the greenlets of closed connections end; whether all did.
+
+    A watcher that outlives its loop writes into freed memory, so a loop that does not come to rest is not destroyed.
+    """
+    with gevent.Timeout(_LAST_CALLS_S, False):  # type: ignore[arg-type]  # False: end quietly; the stubs don't know
+        gevent.sleep(0)
+        while hub.loop.activecnt > idle_watchers + 1:  # the one is this time-out's own
+            gevent.sleep(0.001)
+        return True
+    return False
 
 
 def _end_calls(home: Home[Any]) -> None:

@@ -78,7 +78,7 @@ class Link:
         self._backoff = Backoff(0.1, 10.0)
         self._rests_until = 0.0
         self._receives = 0
-        self._is_watched = False
+        self._watcher: gevent.Greenlet[..., None] | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -276,16 +276,21 @@ class Link:
     def _lose(self, connection: Connection, protocol: ClientProtocol) -> None:
         if self._connection is connection:
             self._connection = None
+            self._stop_watching()
         for asker in protocol.lost():
             if not isinstance(asker, GearmanJobRequest):
                 asker(None)
             elif asker.gearman_job.connection is self and asker.state in (JOB_PENDING, JOB_CREATED):
                 asker.connection_lost()
 
+    def _stop_watching(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None and watcher is not gevent.getcurrent():
+            watcher.kill(block=False)
+
     def _watch(self) -> None:
-        if not self._is_watched:
-            self._is_watched = True
-            gevent.spawn(self._look_after, self._live_connection(), self._protocol)
+        if self._watcher is None:
+            self._watcher = gevent.spawn(self._look_after, self._live_connection(), self._protocol)
 
     def _look_after(self, connection: Connection, protocol: ClientProtocol) -> None:
         """The life of the greenlet that looks after what is open.
@@ -304,7 +309,7 @@ class Link:
                 connection.close(f"no answer for {self._answer_ticks * _TICK_S:g} s")
             elif ticks % self._status_ticks == 0 and not connection.closed:
                 self._ask_for_silent_jobs(connection, protocol)
-        self._is_watched = False
+        self._watcher = None
         if self.is_connected and (self._protocol.open_questions or self._protocol.tracked_jobs):
             self._watch()
 
