@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +13,8 @@ from gearworker.counts import WorkerCounts, merge
 from gearworker.http.app import RunningJob
 from gearworker.service.channel import Start
 from gearworker.service.process import Process
+
+log = logging.getLogger(__name__)
 
 _REPORT_TIMEOUT_S: Final = 0.5
 
@@ -124,3 +127,13 @@ class Fleet:
         Switches: up to half a second.
         """
         gevent.wait([process.ask_report() for process in self.processes], timeout=_REPORT_TIMEOUT_S)
+
+    def log_processes(self) -> None:
+        """Log a line about each process, as it last reported."""
+        for process in self.processes:
+            state = process.retiring or ("ready" if process.ready else "not ready")
+            log.info(
+                "process %d: %s, %.0f s old, %d jobs done, %d running, %.0f MiB",
+                process.pid, state, process.age_s, process.counts.jobs_ended, len(process.jobs),
+                process.rss_bytes / 2**20,
+            )  # fmt: skip

@@ -4,13 +4,13 @@ Theory of operation. Everything that happens, a signal, a process's news or the 
 wakes the loop; ``step`` then looks at the whole and acts.
 
 * There shall be ``wanted`` processes that are not retiring. One too few: one is started, after a crash not before a
-  delay that grows from 1 to 30 s. One too many: the oldest retires.
+  delay that grows from 1 to 30 s. One too many: the oldest retires, those first that take no jobs.
 * A process that is to be replaced (recycled by jobs, memory or age; or by a reload, each that does not run the new
   configuration) goes on until its replacement takes jobs, and only then retires. One replacement is under way at a
   time.
 * Retiring means drained within the grace, then killed.
-* A process whose hub is silent for ``warn_s`` has its stack logged; at ``blocked_s`` it is killed, and replaced as
-  after a crash.
+* A process whose hub is silent for ``warn_s`` has its stack logged; at ``blocked_s`` it is killed and
+  replaced. Time in which the supervisor itself stood still (a paused container) is nobody's silence.
 * Where the first process can't even start, everything ends. A new configuration holds for all once a process with it
   takes jobs; a reload whose first process ends before that is given up, and the old processes stay, with the old
   configuration. A second HUP begins anew, without waiting for a first process that does not come up.
@@ -39,21 +39,18 @@ from gevent.event import Event
 
 from gearworker.config import Config
 from gearworker.errors import GearmanError
-from gearworker.net.backoff import Backoff
 from gearworker.service.channel import Start
 from gearworker.service.fleet import Fleet
 from gearworker.service.process import Process, describe_exit
 from gearworker.service.recycling import Limits
+from gearworker.service.starts import EXIT_CRASHED, Starts
 from gearworker.service.stopping import EXIT_GRACE_OVER
 
 log = logging.getLogger(__name__)
 
-EXIT_CRASHED: Final = 1
-EXIT_CANT_START: Final = 2
 STEP_S: Final = 0.25
 _GRACE_MARGIN_S: Final = 3.0
-_STABLE_S: Final = 30.0
-_MAX_FAILED_STARTS: Final = 3
+_BLOCKED: Final = "blocked"
 _SIGNALS: Final = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU,
     signal.SIGUSR1, signal.SIGUSR2,
@@ -101,10 +98,8 @@ class Supervisor:
         self._reload: _Plan | None = None
         self._plans: dict[Process, _Plan] = {}
         self._limits: dict[Process, Limits] = {}
-        self._backoff = Backoff(first_s=1.0, cap_s=30.0)
-        self._next_start_at = 0.0
-        self._failed_starts = 0
-        self._ever_started = False
+        self._starts = Starts(clock)
+        self._stepped_at = clock()
         self._exit_code: int | None = None
         self._at_once: signal.Signals | None = None
         self._grace_over = False
@@ -133,6 +128,7 @@ class Supervisor:
 
     def step(self) -> int | None:
         """Look at the whole, and do what is due; give the exit code where it is over."""
+        self._excuse_own_absence()
         signals, self._signals = self._signals, []
         for number in signals:
             self._act_on(number)
@@ -151,14 +147,23 @@ class Supervisor:
         self._on_change(self)
         return self._exit_code
 
+    def _excuse_own_absence(self) -> None:
+        """Where this step comes late, the beats of the time between were not read, and may have been sent."""
+        now = self._clock()
+        late_s, self._stepped_at = now - self._stepped_at - STEP_S, now
+        if late_s > STEP_S:
+            for process in self.fleet.processes:
+                if process.beat_at is not None:
+                    process.beat_at = min(now, process.beat_at + late_s)
+
     # ------------------------------------------------------------------ signals
 
     def _act_on(self, number: signal.Signals) -> None:
         if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             self._stop(number)
-        elif number == signal.SIGHUP:
+        elif number == signal.SIGHUP and self.stopping is None:
             self._begin_reload()
-        elif number in (signal.SIGTTIN, signal.SIGTTOU):
+        elif number in (signal.SIGTTIN, signal.SIGTTOU) and self.stopping is None:
             self.wanted = max(1, self.wanted + (1 if number == signal.SIGTTIN else -1))
             log.info("%s: %d processes wanted", number.name, self.wanted)
         elif number == signal.SIGUSR1:
@@ -193,41 +198,45 @@ class Supervisor:
     def _log_state(self) -> None:
         self.fleet.ask_reports()
         log.info("%s", self.status())
-        for process in self.fleet.processes:
-            state = process.retiring or ("ready" if process.ready else "not ready")
-            log.info(
-                "process %d: %s, %.0f s old, %d jobs done, %d running, %.0f MiB",
-                process.pid, state, process.age_s, process.counts.jobs_ended, len(process.jobs),
-                process.rss_bytes / 2**20,
-            )  # fmt: skip
+        self.fleet.log_processes()
 
     # ------------------------------------------------------------------ processes
 
-    def _launch(self, plan: _Plan, replaces: Process | None = None) -> None:
-        process = self.fleet.launch(plan.start, replaces)
+    def _launch(self, plan: _Plan, replaces: Process | None = None) -> bool:
+        """Start a process; False where the system has none to give."""
+        try:
+            process = self.fleet.launch(plan.start, replaces)
+        except OSError as error:
+            log.error("no process can be started: %s", error.strerror or error)
+            self._starts.note_loss()
+            self._exit_code = self._starts.note_failure(EXIT_CRASHED)
+            return False
         self._plans[process], self._limits[process] = plan, Limits(plan.config.recycle)
         log.info("process %d started", process.pid)
+        return True
 
     def _retire(self, process: Process, reason: str) -> None:
         process.drain(reason, self.config.shutdown.grace_s + _GRACE_MARGIN_S)
 
     def _fill_up(self) -> None:
         active = self.fleet.active
-        for process in active[: max(0, len(active) - self.wanted)]:
+        by_use = sorted(active, key=lambda process: process.ready)
+        for process in by_use[: max(0, len(active) - self.wanted)]:
             self._retire(process, "one process less wanted")
         missing = self.wanted - len(active)
-        if missing <= 0 or self._clock() < self._next_start_at:
+        if missing <= 0 or not self._starts.due:
             return
         if self._reload is not None and not active:  # nobody is there to be replaced: the new one begins at once
             self._launch(self._reload)
             return
         # The first one shows whether processes can start at all; its errors are printed once, not once a process.
-        for _ in range(missing if self._ever_started else int(not active)):
-            self._launch(self._plan)
+        for _ in range(missing if self._starts.proven else int(not active)):
+            if not self._launch(self._plan):
+                return
 
     def _watch(self, process: Process) -> None:
-        if process.beat_at is not None and not self._ever_started:
-            self._ever_started = True
+        if process.beat_at is not None and not self._starts.proven:
+            self._starts.proven = True
             self._wake.set()
         if process.kill_at is not None and self._clock() >= process.kill_at:
             log.error("process %d did not end in time and is killed", process.pid)
@@ -238,10 +247,10 @@ class Supervisor:
         if watchdog.warn_s and silent_s >= watchdog.warn_s and not process.stack_logged:
             process.stack_logged = True
             gevent.spawn(_log_blocked, process, silent_s)
-        if watchdog.blocked_s and silent_s >= watchdog.blocked_s and process.retiring != "blocked":
+        elif watchdog.blocked_s and silent_s >= watchdog.blocked_s and process.retiring != _BLOCKED:
             log.error("process %d: its hub has not turned for %.1f s; replacing it", process.pid, silent_s)
             self.fleet.restarts.blocked += 1
-            process.retiring = "blocked"
+            process.retiring = _BLOCKED
             process.kill()
 
     def _bury(self, process: Process) -> None:
@@ -256,29 +265,22 @@ class Supervisor:
             self._crashed_draining = self._crashed_draining or exit_code not in (0, EXIT_GRACE_OVER)
         if process.retiring is not None:
             log.info("process %d ended (%s), %s", process.pid, process.retiring, describe_exit(exit_code))
-        elif exit_code == 0:
-            log.info("process %d drained and ended by itself; starting another", process.pid)
+        elif exit_code == 0 and process.beat_at is not None:
+            log.info("process %d drained and ended by itself", process.pid)
         else:
             log.error("process %d ended unexpectedly: %s", process.pid, describe_exit(exit_code))
-            self._after_crash(process, plan, exit_code)
+            self.fleet.restarts.crash += 1
+        if process.retiring in (None, _BLOCKED) and self.stopping is None:
+            self._after_loss(process, plan, exit_code)
 
-    def _after_crash(self, process: Process, plan: _Plan, exit_code: int) -> None:
-        self.fleet.restarts.crash += 1
+    def _after_loss(self, process: Process, plan: _Plan, exit_code: int) -> None:
+        """A process is missing that nobody meant to end; however it went, another one might go the same way."""
         if plan is self._reload and plan is not self._plan:
             log.error("reload given up: the new process can't start; the old ones go on with the old configuration")
             self._reload = None
-        elif process.beat_at is None and not self._ever_started:
-            self._failed_starts += 1
-            if exit_code == EXIT_CANT_START or self._failed_starts >= _MAX_FAILED_STARTS:
-                log.error("the worker processes can't start; stopping (the reason is above)")
-                self._exit_code = EXIT_CANT_START if exit_code == EXIT_CANT_START else EXIT_CRASHED
-                return
-        if process.age_s > _STABLE_S:
-            self._backoff.reset()
-        delay_s = self._backoff.next_s()
-        self._next_start_at = self._clock() + delay_s
-        if self.stopping is None:
-            log.info("starting again in %.1f s", delay_s)
+        elif process.beat_at is None:
+            self._exit_code = self._starts.note_failure(exit_code)
+        self._starts.note_loss(process.age_s)
 
     # ------------------------------------------------------------------ replacing
 
@@ -297,7 +299,7 @@ class Supervisor:
             new.replaces = None
 
     def _recycle(self) -> None:
-        if self.fleet.replacement is not None or self._reload is not None or self._clock() < self._next_start_at:
+        if self.fleet.replacement is not None or self._reload is not None or not self._starts.due:
             return
         for process in self.fleet.active:
             reason = self._limits[process].reason(process)
@@ -305,7 +307,7 @@ class Supervisor:
                 log.info("process %d is recycled: %s", process.pid, reason)
                 self.fleet.restarts.recycled += 1
                 # A limit that every process reaches at once must not make this spin.
-                self._next_start_at = self._clock() + 1.0
+                self._starts.pause(1.0)
                 self._launch(self._plan, replaces=process)
                 return
 
@@ -327,8 +329,7 @@ class Supervisor:
         if waiting is not None and self._plans[waiting] is not self._plan:
             self._retire(waiting, "overtaken by another reload")
         self._reload = plan
-        self._backoff.reset()
-        self._next_start_at = self._clock()
+        self._starts.begin_anew()
 
     def _continue_reload(self) -> None:
         plan = self._reload
@@ -336,7 +337,7 @@ class Supervisor:
             return
         active = self.fleet.active
         outdated = [process for process in active if self._plans[process] is not plan]
-        if outdated and self._clock() >= self._next_start_at:
+        if outdated and self._starts.due:
             self.fleet.restarts.reload += 1
             self._launch(plan, replaces=outdated[0])
         elif not outdated and any(process.beat_at is not None for process in active):

@@ -34,8 +34,8 @@ FLOORS: dict[str, list[str]] = {
     ],
     "5 process": [
         "logs", "systemd", "service", "service.assembly", "service.stopping", "service.single", "service.channel",
-        "service.child", "service.process", "service.fleet", "service.recycling", "service.supervisor",
-        "service.announcer", "service.exposition", "service.main",
+        "service.child", "service.process", "service.fleet", "service.recycling", "service.starts",
+        "service.supervisor", "service.announcer", "service.exposition", "service.main",
     ],
     "6 door": [
         "", "cli.output", "cli.app", "cli.check", "cli.job_servers", "cli.admin", "cli.submit", "cli.watch", "cli.run",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -15,7 +15,8 @@ from gearworker.counts import TaskCounts, WorkerCounts
 from gearworker.errors import ConfigError
 from gearworker.service.channel import Start
 from gearworker.service.fleet import Fleet
-from gearworker.service.supervisor import EXIT_CANT_START, EXIT_CRASHED, Supervisor, process_count
+from gearworker.service.starts import EXIT_CANT_START, EXIT_CRASHED
+from gearworker.service.supervisor import Supervisor, process_count
 
 GRACE_S, MARGIN_S = 10.0, 3.0
 HUP, TERM, INT, QUIT = signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT
@@ -98,6 +99,7 @@ class Service:
         self.clock = Clock()
         self.launched: list[Any] = []
         self.refuse: Exception | None = None
+        self.no_process: OSError | None = None
         self.changes = 0
         self.next = self.configuration(**config)
         self.sup = Supervisor(*self.next, self._read, self._changed, self._fleet, self.clock)
@@ -120,6 +122,8 @@ class Service:
         return Fleet(changed, self._launch)
 
     def _launch(self, start: Start, changed: Callable[[], None]) -> Any:
+        if self.no_process is not None:
+            raise self.no_process
         made = FakeProcess(start, 100 + len(self.launched), self.clock)
         self.launched.append(made)
         return made
@@ -133,6 +137,12 @@ class Service:
         for number in signals:
             self.sup.note(number)
         return self.sup.step()
+
+    def silence(self, seconds: float) -> None:
+        """Step as ever while nobody beats."""
+        for _ in range(int(seconds / 0.125)):
+            self.clock.now += 0.125
+            self.step()
 
     @property
     def alive(self) -> list[Any]:
@@ -164,9 +174,16 @@ class Service:
         self.step()
 
 
+def run_greenlets() -> None:
+    for _ in range(20):
+        gevent.sleep(0)
+
+
 @pytest.fixture(autouse=True)
-def _log(caplog: pytest.LogCaptureFixture) -> None:
+def _log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.INFO)
+    yield
+    run_greenlets()  # what is still to be logged is not the next test's
 
 
 # ---------------------------------------------------------------------- starting
@@ -202,7 +219,7 @@ def test_a_process_that_says_why_it_can_not_start_ends_everything(caplog: pytest
     assert "can't start; stopping" in caplog.text
 
 
-@pytest.mark.parametrize("code", [-signal.SIGSEGV, 7])
+@pytest.mark.parametrize("code", [-signal.SIGSEGV, 7, 0])
 def test_three_crashes_before_the_first_beat_end_everything(code: int) -> None:
     service = Service()
     for launched in (1, 2, 3):
@@ -247,6 +264,40 @@ def test_the_delay_begins_anew_after_a_process_that_lived() -> None:
     count = len(service.launched)
     service.step(after_s=1.0)
     assert len(service.launched) == count + 1
+
+
+def test_a_process_that_ends_by_itself_is_replaced_but_not_in_a_spin(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service().up()
+    for _ in range(5):
+        service.launched[-1].end(0)
+        service.step()
+        service.step(after_s=0.25)
+        assert service.alive == []
+        service.step(after_s=31)
+        service.launched[-1].beat()
+    assert service.sup.fleet.restarts.crash == 0
+    assert "drained and ended by itself" in caplog.text
+
+
+def test_a_system_without_room_for_a_process_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(processes=3).up()
+    service.no_process = BlockingIOError(11, "Resource temporarily unavailable")
+    service.launched[0].end(9)
+    service.launched[1].end(9)
+    for _ in range(10):
+        assert service.step(after_s=5) is None
+    assert "no process can be started: Resource temporarily unavailable" in caplog.text
+    assert len(service.alive) == 1
+    service.no_process = None
+    service.step(after_s=31)
+    assert len(service.alive) == 3
+
+
+def test_a_system_without_room_for_a_first_process_ends_everything() -> None:
+    service = Service()
+    service.no_process = BlockingIOError(11, "Resource temporarily unavailable")
+    codes = [service.step(after_s=31) for _ in range(3)]
+    assert codes == [None, None, EXIT_CRASHED]
 
 
 def test_a_crash_leaves_the_others_alone() -> None:
@@ -308,7 +359,7 @@ def test_a_configuration_that_can_not_be_read_changes_nothing(caplog: pytest.Log
     assert "reload refused, the old configuration stays: no good" in caplog.text
 
 
-@pytest.mark.parametrize("code", [EXIT_CANT_START, -9])
+@pytest.mark.parametrize("code", [EXIT_CANT_START, 0, -9])
 def test_a_reload_whose_first_process_ends_is_given_up(code: int, caplog: pytest.LogCaptureFixture) -> None:
     service = Service(processes=2).up()
     service.next = service.configuration("broken", processes=5)
@@ -565,6 +616,14 @@ def test_ttin_and_ttou_want_one_more_and_one_less_but_never_none(caplog: pytest.
     assert "SIGTTOU: 1 processes wanted" in caplog.text
 
 
+def test_one_that_takes_no_jobs_yet_goes_before_one_that_does() -> None:
+    service = Service().up()
+    service.step(TTIN)
+    service.step(TTOU)
+    assert [process.retiring for process in service.launched] == [None, "one process less wanted"]
+    assert service.sup.ready
+
+
 # ---------------------------------------------------------------------- stopping
 
 
@@ -667,12 +726,21 @@ def test_a_stop_in_the_middle_of_a_reload_ends_the_successor_too() -> None:
     assert service.step() == 0
 
 
+def test_a_service_that_stops_neither_reloads_nor_grows() -> None:
+    service = Service().up()
+    service.refuse = AssertionError("read while stopping")
+    service.step(TERM)
+    service.step(HUP, TTIN, TTOU)
+    assert not service.sup.reloading
+    assert service.sup.wanted == 1
+    assert len(service.launched) == 1
+
+
 # ---------------------------------------------------------------------- the watchdog
 
 
 def log_of(service: Service, caplog: pytest.LogCaptureFixture) -> str:
-    for _ in range(10):
-        gevent.sleep(0)  # the greenlets that write it
+    run_greenlets()
     return "\n".join(f"{record.getMessage()} {record.__dict__.get('stack', '')}" for record in caplog.records)
 
 
@@ -681,40 +749,69 @@ def test_a_silent_hub_is_reported_once_with_its_stack_and_the_process_killed_onc
 ) -> None:
     service = Service().up()
     process = service.launched[0]
-    service.clock.now += 0.9
-    service.step()
+    service.silence(0.875)
     assert "blocked" not in log_of(service, caplog)
-    for _ in range(3):
-        service.clock.now += 0.2
-        service.step()
+    service.silence(1)
     assert log_of(service, caplog).count("it is blocked in in a_guilty_handler") == 1
     assert service.sup.alive
-    service.clock.now += 4
+    assert process.kills == 0
+    service.silence(4)
     assert not service.sup.alive
-    service.step()
-    service.step()
     assert process.kills == 1
     assert service.sup.fleet.restarts.blocked == 1
     process.end(-9)
     service.step()
+    assert service.sup.fleet.restarts.crash == 0
     service.settle()
     assert len(service.names) == 1
     assert service.sup.alive
 
 
+def test_one_limit_for_both_reports_before_it_kills(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(watchdog={"warn_s": 2, "blocked_s": 2}).up()
+    service.silence(2.0)
+    assert service.launched[0].kills == 0
+    assert log_of(service, caplog).count("it is blocked in") == 1
+    service.silence(0.25)
+    assert service.launched[0].kills == 1
+
+
+def test_a_supervisor_that_stood_still_blames_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(processes=2).up()
+    service.clock.now += 3600  # paused, and the processes with it or not: their beats wait to be read
+    service.step()
+    assert "blocked" not in log_of(service, caplog)
+    assert [process.kills for process in service.launched] == [0, 0]
+    service.launched[1].beat()
+    service.silence(5.5)
+    assert [process.kills for process in service.launched[:2]] == [1, 1]  # who stays silent from then on is blocked
+
+
+def test_a_successor_whose_hub_blocks_ends_the_reload(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service().up()
+    service.step(HUP)
+    service.launched[1].beat(ready=False)
+    for _ in range(48):
+        service.launched[0].beat()
+        service.silence(0.125)
+    assert service.launched[1].kills == 1
+    service.launched[1].end(-9)
+    service.step()
+    assert "reload given up" in caplog.text
+    assert not service.sup.reloading
+
+
 def test_a_hub_that_turns_again_can_be_reported_again(caplog: pytest.LogCaptureFixture) -> None:
     service = Service().up()
     for _ in range(2):
-        service.clock.now += 1.5
-        service.step()
+        service.silence(1.5)
         service.launched[0].beat()
     assert log_of(service, caplog).count("it is blocked in") == 2
 
 
 def test_a_watchdog_that_is_off_does_nothing(caplog: pytest.LogCaptureFixture) -> None:
     service = Service(watchdog={"warn_s": 0, "blocked_s": 0}).up()
-    service.clock.now += 1000
-    service.step()
+    service.silence(100)
     assert service.launched[0].kills == 0
     assert "blocked" not in log_of(service, caplog)
     assert service.sup.alive
