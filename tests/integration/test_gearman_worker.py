@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -737,6 +740,58 @@ def test_failed_jobs_leave_nothing_for_the_garbage_collector(
         wait_until(lambda: [job() for job in jobs[:3]] == [None] * 3, what="the jobs to be freed")
     finally:
         gc.enable()
+
+
+def test_hosts_in_every_form_and_large_payloads_6(gearmand: Gearmand, client: GearmanClient, start: Start) -> None:
+    for host in (("127.0.0.1", gearmand.port), {"host": "127.0.0.1", "port": gearmand.port}, gearmand.address):
+        for hosts in ([host], host):
+            worker = GearmanWorker(hosts)
+            worker.register_task("reverse", reverse)
+            working = start(worker, gearmand)
+            assert submit(client, "reverse", b"ab").result == b"ba"
+            working.stop()
+            wait_until(lambda: gearmand.queue("reverse") == (0, 0, 0), what="the worker to be gone")
+    start(worker, gearmand)
+    payload = bytes(range(256)) * 40_000
+    assert submit(client, "reverse", payload).result == payload[::-1]
+
+
+UNDER_GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import sys, time
+import gevent
+import gearworker.compat as gearman
+
+def slow(worker, job):
+    time.sleep(0.2)
+    return job.data[::-1]
+
+workers = [gearman.GearmanWorker([sys.argv[1]]) for _ in range(5)]
+for worker in workers:
+    worker.register_task("slow", slow)
+greenlets = [gevent.spawn(worker.work) for worker in workers]
+clients = [gearman.GearmanClient([sys.argv[1]]) for _ in range(2)]
+begun = time.monotonic()
+calls = [gevent.spawn(client.submit_job, "slow", b"ab") for client in clients * 5]
+assert {call.get().result for call in calls} == {b"ba"}
+assert time.monotonic() - begun < 1.5, "ten jobs of 0.2 s on five workers"
+for worker in workers:
+    worker.shutdown()
+gevent.joinall(greenlets, timeout=10, raise_error=True)
+print("all went home", all(greenlet.successful() for greenlet in greenlets))
+"""
+
+
+def test_workers_and_clients_in_greenlets_of_a_patched_program_8(gearmand: Gearmand, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(UNDER_GEVENT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(program), gearmand.address], env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (0, "all went home True\n"), done.stderr
+    assert gearmand.queue("slow") == (0, 0, 0)
 
 
 def test_the_embedded_job_server_serves_it_as_well(tmp_path: Path, start: Start) -> None:
