@@ -12,7 +12,7 @@ export PATH := $(PATH):/usr/sbin:/usr/local/sbin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint bench clean gearmand bench-tools
+.PHONY: help demo test lint bench clean gearmand test-tools bench-tools
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -21,7 +21,7 @@ help:  ## List the targets
 demo: $(VENV)/.installed-demo  ## See it work: real jobs through a real worker, pictures in .demo/
 	@$(BIN)/python -m gearworker.demo
 
-test: $(VENV)/.installed-test gearmand  ## Run all tests, against the real gearmand where they need it
+test: $(VENV)/.installed-test gearmand test-tools  ## Run all tests, against the real gearmand where they need it
 	@if $(HAVE_GEARMAND); then only=; else only='not gearmand'; fi; \
 	$(BIN)/python -m pytest --durations=15 --durations-min=1 $${only:+-m "$$only"} $(PYTEST_ARGS)
 
@@ -30,17 +30,19 @@ lint: $(VENV)/.installed-test,lint  ## Check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict gearworker
 
-bench: $(VENV)/.installed-test gearmand bench-tools  ## Measure throughput side by side with a C worker; memory a job
+bench: $(VENV)/.installed-test gearmand bench-tools  ## Measure throughput beside a C worker, memory a job, two cores, start-up
 	@$(HAVE_GEARMAND) || { echo 'make bench: it needs gearmand; install gearman-job-server' >&2; exit 1; }
 	$(BIN)/python tests/benchmarks/drain.py
 	$(BIN)/python tests/benchmarks/sleepers.py
+	$(BIN)/python tests/benchmarks/cores.py
+	$(BIN)/python tests/benchmarks/startup.py
 
 clean:  ## Remove the environment, caches and the demo's pictures
 	rm -rf .venv .venv-* .demo build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installs Debian packages as root, asking nothing and starting no service: RUNLEVEL=1 keeps init scripts still; under
-# systemd the job server's unit, which starts on installation, is stopped and disabled at once.
+# systemd the units that start on installation are stopped and disabled at once.
 define APT_INSTALL
 apt_install() { \
     command -v apt-get >/dev/null || { echo "there is no apt-get here"; return 1; }; \
@@ -50,9 +52,9 @@ apt_install() { \
     $$as_root apt-get update -qq >/dev/null || true; \
     $$as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
         apt-get install -qq -y --no-install-recommends "$$@" >/dev/null || { echo "apt-get install failed"; return 1; }; \
-    case "$$*" in *gearman-job-server*) \
-        if [ -d /run/systemd/system ]; then $$as_root systemctl disable --now gearman-job-server >&2 || true; fi;; \
-    esac; \
+    for unit in gearman-job-server prometheus; do case " $$* " in *" $$unit "*) \
+        if [ -d /run/systemd/system ]; then $$as_root systemctl disable --now "$$unit" >&2 || true; fi;; \
+    esac; done; \
 }
 endef
 
@@ -79,6 +81,20 @@ gearmand:
 	        echo "make: gearmand is missing and can't be installed here ($$why):" \
 	            "the tests marked gearmand are left out; to have them, install gearman-job-server gearman-tools" >&2; \
 	        if [ -n "$$CI" ]; then echo 'make: under CI that is a failure' >&2; exit 1; fi; }; \
+	fi
+
+# What the tests of deploy/ and of foreign clients run beside gearmand; without one of them its tests are skipped.
+test-tools:
+	@$(APT_INSTALL); \
+	missing=; \
+	command -v promtool >/dev/null || missing="$$missing prometheus"; \
+	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
+	command -v unshare >/dev/null || missing="$$missing util-linux"; \
+	ls /usr/lib/*/libseccomp.so.2 /lib/*/libseccomp.so.2 >/dev/null 2>&1 || missing="$$missing libseccomp2"; \
+	perl -MGearman::Client -e 1 2>/dev/null || missing="$$missing libgearman-client-perl"; \
+	if [ -n "$$missing" ]; then why=$$(apt_install $$missing) || { \
+	    echo "make: not installed here ($$why):$$missing; their tests are skipped" >&2; \
+	    if [ -n "$$CI" ]; then echo 'make: under CI that is a failure' >&2; exit 1; fi; }; \
 	fi
 
 bench-tools:

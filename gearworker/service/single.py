@@ -26,6 +26,7 @@ from gearworker.service.assembly import (
     start_endpoint,
 )
 from gearworker.service.stopping import STOP_SIGNALS, Commands, log_stacks, run_until_stopped
+from gearworker.systemd import Notifier
 from gearworker.task import TaskRegistry
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def serve(config: Config, registry: TaskRegistry) -> int:
 
     Switches: all the time.
     """
-    commands = Commands()
+    commands, notifier = Commands(), Notifier()
     embedded = make_embedded_job_server(config)
     addresses = resolve_addresses(config, embedded.address if embedded else None)
     counter = JobCounter([task.name for task in registry], [str(address) for address in addresses])
@@ -70,9 +71,11 @@ def serve(config: Config, registry: TaskRegistry) -> int:
         )
         endpoint = start_endpoint(config, sources)
         worker.start()
+        notifier.ready(f"serving {len(registry)} tasks in {describe(worker)}")
         log.info("serving %d tasks in %s; stop with SIGTERM", len(registry), describe(worker))
         return run_until_stopped(worker, commands, config.shutdown.grace_s)
     finally:
+        notifier.stopping()
         worker.stop()
         for part in (endpoint, embedded, hub_lag):
             if part is not None:

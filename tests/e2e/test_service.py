@@ -153,8 +153,10 @@ def test_supervisor_and_worker_stay_small(gearmand: Gearmand, start_worker: Star
     assert resident_bytes(int(child)) <= MAX_RSS_BYTES
 
 
-def test_without_a_supervisor_the_worker_runs_in_this_process(gearmand: Gearmand, start_worker: StartWorker) -> None:
-    worker = start_worker(gearmand, tasks=TASKS, processes=0)
+def test_without_a_supervisor_the_worker_runs_in_this_process(
+    gearmand: Gearmand, start_worker: StartWorker, notify_socket: NotifySocket
+) -> None:
+    worker = start_worker(gearmand, tasks=TASKS, processes=0, environ={"NOTIFY_SOCKET": str(notify_socket.path)})
     assert Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text() == ""
     wire = Wire(gearmand.port)
     wire.submit(b"echo", data=b"here", kind=PacketType.SUBMIT_JOB)
@@ -165,3 +167,4 @@ def test_without_a_supervisor_the_worker_runs_in_this_process(gearmand: Gearmand
     wait_until(lambda: "stacks of all greenlets" in worker.log, what="the stacks")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
+    assert (notify_socket.count("READY=1"), notify_socket.count("STOPPING=1")) == (1, 1)
