@@ -742,6 +742,18 @@ def test_failed_jobs_leave_nothing_for_the_garbage_collector(
         gc.enable()
 
 
+def test_a_callback_submits_jobs_through_a_client(gearmand: Gearmand, client: GearmanClient, start: Start) -> None:
+    def both(worker: GearmanWorker, job: GearmanJob) -> bytes:
+        with GearmanClient([gearmand.address]) as inner:
+            return submit(inner, "reverse", job.data).result + submit(client, "reverse", job.data).result
+
+    for task, callback in (("both", both), ("reverse", reverse)):
+        worker = GearmanWorker([gearmand.address])
+        worker.register_task(task, callback)
+        start(worker, gearmand)
+    assert submit(client, "both", b"ab").result == b"baba"
+
+
 def test_hosts_in_every_form_and_large_payloads_6(gearmand: Gearmand, client: GearmanClient, start: Start) -> None:
     for host in (("127.0.0.1", gearmand.port), {"host": "127.0.0.1", "port": gearmand.port}, gearmand.address):
         for hosts in ([host], host):
