@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final
 
@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 
 _LAST_WORDS_S: Final = 0.5
 _STACK_DELAY_S: Final = 0.05
+_STACK_LOOKS: Final = 10
 _MAX_STACK_BYTES: Final = 64 * 1024
+PROGRAM: Final = (sys.executable, "-m", "gearworker", "child")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -36,6 +38,10 @@ class Process:
     Args:
         start: what it is to run.
         changed: called whenever something about it may have changed, such as its end.
+        program: the command that is a worker process; it gets the numbers of two descriptors.
+
+    Raises:
+        OSError: the system has no process, or no descriptor, to give.
 
     Attributes:
         started_at: ``time.monotonic()`` of its start.
@@ -47,7 +53,7 @@ class Process:
         exit_code: None while it lives; negative for the signal that ended it.
     """
 
-    def __init__(self, start: Start, changed: Callable[[], None]) -> None:
+    def __init__(self, start: Start, changed: Callable[[], None], program: Sequence[str] = PROGRAM) -> None:
         self.started_at = monotonic()
         self.beat_at: float | None = None
         self.ready = False
@@ -61,10 +67,14 @@ class Process:
         self._changed = changed
         self._report: AsyncResult[None] | None = None
         self._report_number = 0
-        self._stack_fd = os.memfd_create("gearworker-stack")
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._popen = _spawn(theirs.fileno(), self._stack_fd)
+        with contextlib.ExitStack() as unless_started:
+            self._stack_fd = os.memfd_create("gearworker-stack")
+            unless_started.callback(os.close, self._stack_fd)
+            ours, theirs = socket.socketpair()
+            unless_started.callback(ours.close)
+            with theirs:
+                self._popen = _spawn(program, theirs.fileno(), self._stack_fd)
+            unless_started.pop_all()
         self._channel = Channel(ours)
         self._reader = gevent.spawn(self._read)
         self._reaper = gevent.spawn(self._reap)
@@ -132,19 +142,31 @@ class Process:
         if self._report is None or self._report.ready():
             self._report = AsyncResult()
             self._report_number += 1
-            gevent.spawn(self._channel.send, ReportRequest(self._report_number))
+            if self.exit_code is None:
+                gevent.spawn(self._channel.send, ReportRequest(self._report_number))
+            else:
+                self._report.set(None)
         return self._report
 
     def take_blocked_stack(self) -> str:
         """The stack that blocks its hub, written by its interpreter itself. Switches: briefly."""
-        start = os.fstat(self._stack_fd).st_size
-        self._signal(STACK_SIGNAL)
-        gevent.sleep(_STACK_DELAY_S)
-        stack = os.pread(self._stack_fd, _MAX_STACK_BYTES, start).decode(errors="replace")
-        return stack.strip() or "(the interpreter wrote no stack)"
+        if self.exit_code is None:
+            # Both have the file open at one position, so that each stack takes the place of the one before.
+            os.lseek(self._stack_fd, 0, os.SEEK_SET)
+            os.ftruncate(self._stack_fd, 0)
+            self._signal(STACK_SIGNAL)
+        stack = b""
+        for _ in range(_STACK_LOOKS):
+            gevent.sleep(_STACK_DELAY_S)
+            if self.exit_code is not None:
+                break  # its file is closed
+            seen, stack = stack, os.pread(self._stack_fd, _MAX_STACK_BYTES, 0)
+            if stack and stack == seen:
+                break
+        return stack.decode(errors="replace").strip() or "(the interpreter wrote no stack)"
 
     def _signal(self, number: int) -> None:
-        if self.exit_code is None:
+        if self._popen.returncode is None:  # afterwards the number may be another process's
             with contextlib.suppress(ProcessLookupError):  # it has just ended; its reader will say so
                 os.kill(self.pid, number)
 
@@ -186,10 +208,10 @@ class Process:
                 self._report.set(None)
 
 
-def _spawn(channel_fd: int, stack_fd: int) -> Any:
+def _spawn(program: Sequence[str], channel_fd: int, stack_fd: int) -> Any:
     # A session of its own keeps the terminal's Ctrl-C for the supervisor, which then drains in order.
     return subprocess.Popen(
-        [sys.executable, "-m", "gearworker", "child", str(channel_fd), str(stack_fd)],
+        [*program, str(channel_fd), str(stack_fd)],
         pass_fds=(channel_fd, stack_fd),
         stdin=subprocess.DEVNULL,
         env={name: value for name, value in os.environ.items() if name not in SYSTEMD_VARIABLES},
