@@ -37,6 +37,10 @@ class _Connections:
         self._limit = limit
         self._open: dict[gevent.Greenlet[..., Any], None] = {}  # in the order of their start
 
+    def end(self) -> None:
+        """End them all. Switches: briefly."""
+        gevent.killall(list(self._open))
+
     def __call__(self, handle: Callable[..., Any], *args: Any, **options: Any) -> gevent.Greenlet[..., Any]:
         if len(self._open) >= self._limit:
             oldest = next(iter(self._open))
@@ -60,9 +64,10 @@ class Endpoint:
         host, _, port = listen.rpartition(":")
         self._listen = listen
         # pywsgi's own logs: none of each request, errors to ours.
+        self._connections = _Connections(MAX_CONNECTIONS)
         self._server = WSGIServer(
             (host.strip("[]"), int(port)), app, log=None, error_log=log, handler_class=_Handler,
-            spawn=cast(Any, _Connections(MAX_CONNECTIONS)),
+            spawn=cast(Any, self._connections),
         )  # fmt: skip
 
     def start(self) -> None:
@@ -91,3 +96,4 @@ class Endpoint:
     def stop(self) -> None:
         """Stop listening and end the connections. Switches: briefly."""
         self._server.stop(timeout=0)
+        self._connections.end()
