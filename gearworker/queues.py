@@ -19,8 +19,8 @@ QUEUE_TIMEOUT_S: Final = 1.0
 _MAX_REPLY_BYTES: Final = 16 * 1024 * 1024
 
 
-def fetch_status(address: Address, *, timeout_s: float = QUEUE_TIMEOUT_S) -> tuple[TaskStatus, ...]:
-    """What a job server's ``status`` says; nothing where it does not answer in time.
+def fetch_status(address: Address, *, timeout_s: float = QUEUE_TIMEOUT_S) -> tuple[TaskStatus, ...] | None:
+    """What a job server's ``status`` says; None where it does not answer in time.
 
     Switches: up to ``timeout_s``.
     """
@@ -38,7 +38,7 @@ def fetch_status(address: Address, *, timeout_s: float = QUEUE_TIMEOUT_S) -> tup
                 connection.close()
         except GearmanError:
             pass
-    return ()
+    return None
 
 
 class QueueCollector(Collector):
@@ -60,8 +60,8 @@ class QueueCollector(Collector):
         sums: dict[str, tuple[int, int, int]] = dict.fromkeys(sorted(served), (0, 0, 0))
         asked = [gevent.spawn(fetch_status, address) for address in self._addresses]
         gevent.joinall(asked)
-        answered = [row for greenlet in asked for row in greenlet.value or ()]
-        for row in answered:
+        answered = [greenlet.value for greenlet in asked if greenlet.value is not None]
+        for row in (row for rows in answered for row in rows):
             if row.task in served:
                 total, running, count = sums[row.task]
                 sums[row.task] = total + row.total, running + row.running, count + row.workers
