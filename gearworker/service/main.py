@@ -87,6 +87,8 @@ class _Service:
         config, text = self._read_config()
         if (make_embedded_job_server(config) is None) != (self._embedded is None):
             raise config.error("job_servers", "the embedded job server can't come or go by a reload; restart instead")
+        if config.processes == 0:
+            raise config.error("processes", "a supervisor can't become the worker itself by a reload; restart instead")
         addresses = self._resolve(config)
         if config.http != self._listen:
             endpoint = start_endpoint(config, self._sources())
