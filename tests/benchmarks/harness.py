@@ -108,13 +108,13 @@ def gearmand() -> Iterator[int]:
 
 
 @contextmanager
-def worker(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker on the workers' core, and stop it with SIGTERM where it has not ended by itself.
+def worker(command: list[str], on_cores: set[int] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker on the workers' core, or on others, and stop it with SIGTERM where it has not ended by itself.
 
     Raises:
         BenchmarkFailed: it did not end with exit code 0.
     """
-    process = start(command, cores()[1])
+    process = start(command, on_cores or cores()[1])
     try:
         yield process
     finally:
@@ -128,6 +128,25 @@ def gearworker(config: Path) -> list[str]:
     return [sys.executable, "-m", "gearworker", "run", str(config)]
 
 
+def get(http_port: int, path: str) -> str:
+    """What a gearworker's endpoint answers; empty where it does not, or not with 200."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{http_port}{path}", timeout=10) as response:
+            return str(response.read().decode())
+    except OSError:
+        return ""
+
+
+def wait_for_processes(http_port: int, count: int) -> None:
+    """Wait until a gearworker has so many worker processes that take jobs.
+
+    Raises:
+        BenchmarkFailed: it has not by the deadline.
+    """
+    line = f'gearworker_processes{{state="ready"}} {count}.0'
+    wait_until(f"{count} processes are ready", lambda: line in get(http_port, "/metrics").splitlines(), 20.0)
+
+
 def expect_completed(http_port: int, task: str, jobs: int) -> None:
     """Check that a gearworker counted so many jobs as complete, and none as anything else.
 
@@ -137,8 +156,7 @@ def expect_completed(http_port: int, task: str, jobs: int) -> None:
     counted: dict[str, str] = {}
 
     def is_as_expected() -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/metrics", timeout=10) as response:
-            exposition = response.read().decode()
+        exposition = get(http_port, "/metrics")
         counted.clear()
         counted.update(
             line.rsplit(" ", 1)

@@ -83,6 +83,21 @@ def test_sleepers_measures_rate_and_memory() -> None:
     assert figures["rss_kib"] > 0
 
 
+def test_cores_compares_one_process_with_two() -> None:
+    figures = figures_of("cores.py", "--jobs", "40", "--rounds", "1", "--milliseconds", "5")
+    assert 0 < figures["jobs_per_s_one"] <= 400
+    assert figures["jobs_per_s_two"] > 0
+    assert figures["bare_ratio"] > 0
+    assert figures["ratio"] == pytest.approx(figures["jobs_per_s_two"] / figures["jobs_per_s_one"])
+
+
+def test_startup_measures_time_and_memory() -> None:
+    figures = figures_of("startup.py", "--rounds", "1")
+    assert 0 < figures["ready_s"] < 30
+    assert 10 < figures["supervisor_mib"] < 200
+    assert 10 < figures["worker_mib"] < 200
+
+
 def test_prefill_tells_how_fast_it_was(tmp_path: Path) -> None:
     program = (
         "import sys, subprocess\n"
