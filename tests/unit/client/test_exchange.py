@@ -21,7 +21,12 @@ from gearworker.net.address import Address
 from gearworker.protocol.packets import Packet
 from gearworker.protocol.packets import PacketType as T
 
-SOON = Deadline(5)
+
+def soon() -> Deadline:
+    """A deadline that begins now."""
+    return Deadline(5)
+
+
 ADDRESSES = [f"10.0.0.{number}:4730" for number in range(1, 5)]
 
 
@@ -91,7 +96,7 @@ def test_the_next_server_takes_over_and_the_first_is_left_in_peace_for_a_while(
     first.is_up = False
     for _ in range(5):
         request = request_of()
-        exchange.accept([request], SOON)
+        exchange.accept([request], soon())
         assert request.gearman_job.connection.address == second.address  # type: ignore[union-attr]
     assert first.attempts == 1
 
@@ -104,14 +109,14 @@ def test_all_servers_are_tried_before_a_call_fails_even_resting_ones(
         server.is_up = False
     for attempt in (1, 2):
         with pytest.raises(ServerUnavailable, match="refused") as caught:
-            exchange.accept([request_of()], SOON)
+            exchange.accept([request_of()], soon())
         assert [server.attempts for server in servers[:3]] == [attempt] * 3
         assert all(address in str(caught.value) for address in ADDRESSES[:3])
 
 
 def test_no_servers(make: Callable[..., Exchange]) -> None:
     with pytest.raises(ServerUnavailable, match="no job servers"):
-        make([]).accept([request_of()], SOON)
+        make([]).accept([request_of()], soon())
 
 
 def test_lost_submits_are_sent_again_until_the_attempts_are_used_up(
@@ -122,7 +127,7 @@ def test_lost_submits_are_sent_again_until_the_attempts_are_used_up(
     exchange = make(ADDRESSES[:1])
     for request in (foreground, background):
         with pytest.raises(ExceededConnectionAttempts, match="3 times"):
-            exchange.accept([request], SOON)
+            exchange.accept([request], soon())
         assert (request.state, request.connection_attempts) == (JOB_UNKNOWN, 3)
     uniques = [packet.args[1] for packet in servers[0].packets]
     assert len(set(uniques[:3])) == 3
@@ -138,7 +143,7 @@ def test_acceptance_in_the_second_attempt(make: Callable[..., Exchange], servers
 
     servers[0]._answer = answer
     request = request_of(attempts=2)
-    make(ADDRESSES[:1]).accept([request], SOON)
+    make(ADDRESSES[:1]).accept([request], soon())
     assert (request.state, request.connection_attempts, request.timed_out) == (JOB_CREATED, 2, False)
 
 
@@ -153,11 +158,11 @@ def test_a_wait_that_is_too_short(make: Callable[..., Exchange], servers: list[F
 def test_a_loss_while_waiting(make: Callable[..., Exchange], servers: list[FakeServer], others_up: bool) -> None:
     exchange = make(ADDRESSES[:2])
     request = request_of()
-    exchange.accept([request], SOON)
+    exchange.accept([request], soon())
     mine = next(server for server in servers if server.connections)
     for server in servers:
         server.is_up = others_up
-    waiting = gevent.spawn(exchange.complete, [request], SOON)
+    waiting = gevent.spawn(exchange.complete, [request], soon())
     gevent.sleep(0)
     mine.connections[0].hang_up()
     if others_up:
@@ -203,7 +208,7 @@ def test_a_chosen_unique_is_looked_up(
 ) -> None:  # fmt: skip
     Unique(servers[0], known=known, running=running, clients=clients)
     request, neighbour = request_of("mine", background=background), request_of()
-    make(ADDRESSES[:1]).accept([request, neighbour], SOON)
+    make(ADDRESSES[:1]).accept([request, neighbour], soon())
     assert (request.state, neighbour.state) == (state, JOB_CREATED)
     if state == JOB_FAILED:
         assert isinstance(request.exception, InvalidClientState)
@@ -223,17 +228,17 @@ def test_a_server_that_cannot_look_up_uniques_gets_them_as_they_are(
     servers[0]._answer = answer
     exchange = make(ADDRESSES[:1])
     request = request_of("mine")
-    exchange.accept([request], SOON)
+    exchange.accept([request], soon())
     assert request.state == JOB_CREATED
     with pytest.raises(JobServerError, match="server_error"):
-        exchange.find_unique(b"mine", SOON)
+        exchange.find_unique(b"mine", soon())
 
 
 def test_uniques_of_the_client_s_own_are_not_looked_up(
     make: Callable[..., Exchange], servers: list[FakeServer]
 ) -> None:
-    make(ADDRESSES[:1]).accept([request_of()], SOON)
-    make(ADDRESSES[:1], check_uniques=False).accept([request_of("mine")], SOON)
+    make(ADDRESSES[:1]).accept([request_of()], soon())
+    make(ADDRESSES[:1], check_uniques=False).accept([request_of("mine")], soon())
     assert {packet.type for packet in servers[0].packets} == {T.SUBMIT_JOB}
 
 
@@ -243,7 +248,7 @@ def test_a_loss_while_uniques_are_looked_up_uses_up_an_attempt(
     servers[0]._answer = lambda connection, packet: connection.hang_up()
     request = request_of("mine", attempts=2)
     with pytest.raises(ExceededConnectionAttempts, match="2 times"):
-        make(ADDRESSES[:1]).accept([request], SOON)
+        make(ADDRESSES[:1]).accept([request], soon())
     assert len(servers[0].packets) == 2
 
 
@@ -254,24 +259,24 @@ def test_find_unique_asks_until_one_knows_it(make: Callable[..., Exchange], serv
     first.is_up = False
     Unique(second)
     Unique(third, known=1, running=1, clients=3)
-    assert exchange.find_unique(b"mine", SOON) == (True, True, 0, 0, 3)
+    assert exchange.find_unique(b"mine", soon()) == (True, True, 0, 0, 3)
     third.is_up = False
     third.connections[0].hang_up()
     gevent.sleep(0.01)
-    assert exchange.find_unique(b"mine", SOON).known is False
+    assert exchange.find_unique(b"mine", soon()).known is False
     for server in servers:
         server.is_up = False
         for connection in server.connections:
             connection.hang_up()
     gevent.sleep(0.01)
     with pytest.raises(ServerUnavailable):
-        exchange.find_unique(b"mine", SOON)
+        exchange.find_unique(b"mine", soon())
 
 
 def test_requests_whose_links_are_gone(make: Callable[..., Exchange]) -> None:
     old, new = make(ADDRESSES[:2]), make(ADDRESSES[:2])
     foreground, background = request_of(), request_of(background=True, fresh="other")
-    old.accept([foreground, background], SOON)
+    old.accept([foreground, background], soon())
     assert not new.has(foreground.gearman_job.connection)
     new.adopt(foreground)
     new.adopt(background)
@@ -281,9 +286,9 @@ def test_requests_whose_links_are_gone(make: Callable[..., Exchange]) -> None:
 
 def test_statuses_of_what_was_never_submitted_here(make: Callable[..., Exchange]) -> None:
     request = request_of()
-    make(ADDRESSES[:1]).ask_statuses([request], SOON)
+    make(ADDRESSES[:1]).ask_statuses([request], soon())
     assert (request.status, request.timed_out) == ({}, False)
     request.submit_sent(None)
     request.job_created("H:1")
     with pytest.raises(InvalidClientState, match="not submitted"):
-        make(ADDRESSES[:1]).ask_statuses([request], SOON)
+        make(ADDRESSES[:1]).ask_statuses([request], soon())

@@ -34,7 +34,10 @@ from gearworker.net.address import Address
 from gearworker.protocol.packets import Packet
 from gearworker.protocol.packets import PacketType as T
 
-SOON = Deadline(5)
+
+def soon() -> Deadline:
+    """A deadline that begins now."""
+    return Deadline(5)
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def make_link(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Callable[.
 
     def make(**options: Any) -> Link:
         link = Link(Address.parse(server.address), **options)
-        link.open(SOON)
+        link.open(soon())
         return link
 
     return make
@@ -69,13 +72,13 @@ def request_of(data: bytes = b"x", *, background: bool = False) -> GearmanJobReq
 def submitted(link: Link, count: int = 1) -> list[GearmanJobRequest]:
     requests = [request_of() for _ in range(count)]
     link.submit(requests)
-    assert Gathering(requests, is_accepted).wait(SOON)
+    assert Gathering(requests, is_accepted).wait(soon())
     return requests
 
 
 def test_it_connects_once_for_all_who_need_it(server: FakeServer, make_link: Callable[..., Link]) -> None:
     link = Link(Address.parse(server.address))
-    gevent.joinall([gevent.spawn(link.open, SOON) for _ in range(10)], raise_error=True)
+    gevent.joinall([gevent.spawn(link.open, soon()) for _ in range(10)], raise_error=True)
     assert (server.attempts, link.is_connected) == (1, True)
 
 
@@ -83,10 +86,10 @@ def test_it_rests_after_a_failure_and_comes_back(server: FakeServer, make_link: 
     link = Link(Address.parse(server.address))
     server.is_up = False
     with pytest.raises(ServerUnavailable):
-        link.open(SOON)
+        link.open(soon())
     assert (link.is_resting, link.is_connected) == (True, False)
     server.is_up = True
-    link.open(SOON)
+    link.open(soon())
     assert (link.is_resting, link.is_connected) == (False, True)
 
 
@@ -98,7 +101,7 @@ def test_what_the_job_server_sends_reaches_the_request(server: FakeServer, link:
     connection.send(T.WORK_WARNING, b"H:1", b"warning")
     connection.send(T.WORK_STATUS, b"H:1", b"1", b"2")
     connection.send(T.WORK_COMPLETE, b"H:1", b"result")
-    assert Gathering([request], is_finished).wait(SOON)
+    assert Gathering([request], is_finished).wait(soon())
     assert (list(request.data_updates), list(request.warning_updates)) == ([b"data"], [b"warning"])
     assert (request.status["numerator"], request.state, request.result) == (1, JOB_COMPLETE, b"result")
 
@@ -112,7 +115,7 @@ def test_the_ways_of_failing(
 ) -> None:
     (request,) = submitted(link)
     server.connections[0].send(packet_type, b"H:1", *args)
-    assert Gathering([request], is_finished).wait(SOON)
+    assert Gathering([request], is_finished).wait(soon())
     assert (request.state, request.exception) == (JOB_FAILED, exception)
 
 
@@ -121,7 +124,7 @@ def test_a_status_that_is_no_number(server: FakeServer, link: Link, raw: bytes, 
     (request,) = submitted(link)
     body = b"H:1\0" + raw + b"\x009"
     server.connections[0].send_raw(b"\0RES\0\0\0\x0c" + len(body).to_bytes(4, "big") + body)
-    assert Gathering([request], lambda request: bool(request.status)).wait(SOON)
+    assert Gathering([request], lambda request: bool(request.status)).wait(soon())
     assert (request.status["numerator"], request.status["denominator"]) == (number, 9)
 
 
@@ -136,7 +139,7 @@ def test_an_error_refuses_its_request(server: FakeServer, make_link: Callable[..
     requests = [request_of(data) for data in (b"1", b"no", b"3")]
     link = make_link()
     link.submit(requests)
-    assert Gathering(requests, is_accepted).wait(SOON)
+    assert Gathering(requests, is_accepted).wait(soon())
     assert [request.gearman_job.handle for request in requests] == ["H:1", None, "H:3"]
     error = requests[1].exception
     assert isinstance(error, JobServerError)
@@ -148,7 +151,7 @@ def test_an_oversized_result_fails_its_request(server: FakeServer, make_link: Ca
     big, small = submitted(link, 2)
     server.connections[0].send(T.WORK_COMPLETE, b"H:1", b"x" * 3000)
     server.connections[0].send(T.WORK_COMPLETE, b"H:2", b"small")
-    assert Gathering([big, small], is_finished).wait(SOON)
+    assert Gathering([big, small], is_finished).wait(soon())
     assert isinstance(big.exception, PayloadError)
     assert small.result == b"small"
 
@@ -162,7 +165,7 @@ def test_an_oversized_update_fails_its_request_and_what_follows_is_dropped(
     server.connections[0].send(T.WORK_DATA, b"H:1", b"more")
     server.connections[0].send(T.WORK_COMPLETE, b"H:1", b"result")
     server.connections[0].send(T.WORK_COMPLETE, b"H:2", b"result")
-    assert Gathering([request, other], is_finished).wait(SOON)
+    assert Gathering([request, other], is_finished).wait(soon())
     assert (request.state, request.result, len(request.data_updates)) == (JOB_FAILED, None, 0)
 
 
@@ -171,13 +174,13 @@ def test_a_lost_connection_loses_what_was_open(server: FakeServer, link: Link) -
     server.connections[0].send(T.WORK_COMPLETE, b"H:1", b"")
     background = request_of(background=True)
     link.submit([background])
-    assert Gathering([done, background], is_finished).wait(SOON)
+    assert Gathering([done, background], is_finished).wait(soon())
     server._answer = lambda connection, packet: connection.hang_up()
     pending = request_of()
     answers: list[Any] = []
     link.ask(link.protocol.get_status, answers.append, b"H:2")
     link.submit([pending])
-    assert Gathering([running, pending], lambda request: request.state == JOB_UNKNOWN).wait(SOON)
+    assert Gathering([running, pending], lambda request: request.state == JOB_UNKNOWN).wait(soon())
     assert (done.state, background.state, link.is_connected, answers) == (JOB_COMPLETE, JOB_CREATED, False, [None])
     with pytest.raises(ConnectionLost):
         link.submit([request_of()])
@@ -187,7 +190,7 @@ def test_a_lost_connection_loses_what_was_open(server: FakeServer, link: Link) -
 def test_nonsense_ends_the_connection(server: FakeServer, link: Link, nonsense: bytes) -> None:
     (request,) = submitted(link)
     server.connections[0].send_raw(nonsense)
-    assert Gathering([request], is_finished).wait(SOON)
+    assert Gathering([request], is_finished).wait(soon())
     assert (request.state, server.connections[0].closed) == (JOB_UNKNOWN, True)
 
 
@@ -199,7 +202,7 @@ def test_an_error_in_a_watcher_ends_the_connection_but_not_the_others(server: Fa
     first, second = submitted(link, 2)
     first.watch(Wrong())
     server.connections[0].send(T.WORK_COMPLETE, b"H:1", b"")
-    assert Gathering([second], is_finished).wait(SOON)
+    assert Gathering([second], is_finished).wait(soon())
     assert (first.state, second.state, link.is_connected) == (JOB_COMPLETE, JOB_UNKNOWN, False)
 
 
@@ -209,7 +212,7 @@ def test_silence_on_open_questions_ends_the_connection(server: FakeServer, make_
     request = request_of()
     link.submit([request])
     assert request.state == JOB_PENDING
-    assert Gathering([request], is_accepted).wait(SOON)
+    assert Gathering([request], is_accepted).wait(soon())
     assert request.state == JOB_UNKNOWN
     assert "no answer" in server.connections[0].close_reason
 
@@ -226,7 +229,7 @@ def test_a_silent_job_is_asked_for_and_ends_when_it_is_unknown(
     server._answer = answer
     link = make_link(status_interval_s=0.02, answer_timeout_s=1.0)
     kept, lost, same = submitted(link, 3)
-    assert Gathering([lost, same], is_finished).wait(SOON)
+    assert Gathering([lost, same], is_finished).wait(soon())
     assert (kept.state, lost.state, same.state) == (JOB_CREATED, JOB_FAILED, JOB_FAILED)
     assert isinstance(lost.exception, JobLost)
     assert lost.exception.handle == "H:2"
@@ -239,7 +242,7 @@ def test_a_request_that_was_reset_gets_nothing_of_its_past(server: FakeServer, l
     link.submit([request])
     server.connections[0].send(T.WORK_COMPLETE, b"H:1", b"past")
     server.connections[0].send(T.WORK_COMPLETE, b"H:3", b"present")
-    assert Gathering([request], is_finished).wait(SOON)
+    assert Gathering([request], is_finished).wait(soon())
     assert request.result == b"present"
     assert other.state == JOB_CREATED
 

@@ -18,7 +18,12 @@ from gearworker.net.address import Address
 from gearworker.protocol.packets import Packet, PacketType
 from gearworker.protocol.text import JobStatus, TaskStatus
 
-SOON = Deadline(5)
+
+def soon() -> Deadline:
+    """A deadline that begins now."""
+    return Deadline(5)
+
+
 LINK = Link(Address.parse("127.0.0.1"))
 HELD = Packet(PacketType.STATUS_RES_UNIQUE, [b"u", b"1", b"0", b"0", b"0", b"0"])
 
@@ -69,7 +74,7 @@ def test_a_job_that_joined_a_dead_one_is_lost(
     guard = UniqueGuard(is_active=True)
     request = doubtful(guard)
     request.job_created(handle)
-    guard.verify([request], SOON)
+    guard.verify([request], soon())
     assert request.state == state
     if state == JOB_FAILED:
         assert isinstance(request.exception, JobLost)
@@ -81,8 +86,8 @@ def test_without_doubt_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     guard = UniqueGuard(is_active=True)
     request = doubtful(guard)
     request.failed(JobLost("H:1"))
-    guard.verify([request], SOON)
-    guard.verify([request], SOON)
+    guard.verify([request], soon())
+    guard.verify([request], soon())
 
 
 def test_requests_that_are_never_verified_are_not_kept() -> None:
