@@ -34,6 +34,7 @@ bench: $(VENV)/.installed-test gearmand bench-tools  ## Measure throughput besid
 	@$(HAVE_GEARMAND) || { echo 'make bench: it needs gearmand; install gearman-job-server' >&2; exit 1; }
 	$(BIN)/python tests/benchmarks/drain.py
 	$(BIN)/python tests/benchmarks/sleepers.py
+	$(BIN)/python tests/benchmarks/submit.py
 	$(BIN)/python tests/benchmarks/cores.py
 	$(BIN)/python tests/benchmarks/startup.py
 

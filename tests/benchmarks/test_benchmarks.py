@@ -119,3 +119,10 @@ def test_prefill_tells_how_fast_it_was(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith("1234 jobs of noop queued in ")
     assert done.stdout.splitlines()[1] == "1234"
+
+
+def test_submit_measures_the_client() -> None:
+    figures = figures_of("submit.py", "--jobs", "2000", "--rounds", "1")
+    assert figures["jobs"] == 2000
+    assert figures["jobs_per_s"] > 0
+    assert figures["cpu_us_per_job"] > 0
