@@ -152,30 +152,37 @@ class Link:
 
         Raises:
             ConnectionLost: the connection ended. Those sent become UNKNOWN, the others are as they were.
+            InvalidClientState: one is not UNKNOWN or not prepared. Those before it were sent.
 
         Switches: between chunks of 64 KiB, while the output is over its high-water mark.
         """
         connection, protocol = self._live_connection(), self._protocol
         pieces: list[bytes] = []
         size_bytes = 0
-        for request in requests:
-            submission = request.submission
-            if submission is None:
-                raise InvalidClientState(f"{request!r} was not prepared")
-            request.submit_sent(self)
-            piece = protocol.submit(request, submission, background=request.background)
-            pieces.append(piece)
-            size_bytes += len(piece)
-            if size_bytes >= _CHUNK_BYTES:
-                connection.write(b"".join(pieces))
-                pieces.clear()
-                size_bytes = 0
-                self._watch()
-                gevent.sleep(0)
-                connection.wait_writable()
-        if pieces:
-            connection.write(b"".join(pieces))
-            self._watch()
+        try:
+            for request in requests:
+                submission = request.submission
+                if submission is None:
+                    raise InvalidClientState(f"{request!r} was not prepared")
+                request.submit_sent(self)
+                piece = protocol.submit(request, submission, background=request.background)
+                pieces.append(piece)
+                size_bytes += len(piece)
+                if size_bytes >= _CHUNK_BYTES:
+                    self._write_pieces(connection, pieces)
+                    size_bytes = 0
+                    gevent.sleep(0)
+                    connection.wait_writable()
+        finally:
+            # Also those before one that can't be sent: the protocol counts on their answers, and would take those of
+            # later questions for them.
+            if pieces:
+                self._write_pieces(connection, pieces)
+
+    def _write_pieces(self, connection: Connection, pieces: list[bytes]) -> None:
+        connection.write(b"".join(pieces))
+        pieces.clear()
+        self._watch()
 
     def ask(self, question: Callable[..., bytes], answered: Answered, *args: bytes) -> None:
         """Ask the job server something.

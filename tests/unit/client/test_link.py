@@ -256,6 +256,15 @@ def test_an_ended_connection_is_noticed_where_nothing_is_open(
     assert not link.is_connected
 
 
+def test_a_request_that_is_there_twice_is_refused_and_no_answer_goes_astray(server: FakeServer, link: Link) -> None:
+    first = request_of()
+    with pytest.raises(InvalidClientState, match="PENDING"):
+        link.submit([first, first])
+    (second,) = submitted(link)
+    assert (first.state, first.gearman_job.handle, second.gearman_job.handle) == (JOB_CREATED, "H:1", "H:2")
+    assert len(server.packets) == 2
+
+
 def test_large_batches_go_out_in_chunks(server: FakeServer, link: Link) -> None:
     requests = [request_of(b"x" * 1000) for _ in range(1000)]
     turns = 0
