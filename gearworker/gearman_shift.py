@@ -15,6 +15,7 @@ import gevent
 from gevent.event import Event
 from gevent.monkey import get_original
 
+from gearworker.client.hub import leave_parent_at_fork
 from gearworker.errors import FailJob, InvalidWorkerState
 from gearworker.job import GearmanJob
 from gearworker.middleware import Middleware, Outcome
@@ -49,6 +50,7 @@ class Shift(Middleware):
         self._is_active = False
         self._something = Event()
         self._hub = gevent.get_hub()
+        leave_parent_at_fork(self)
 
     def begin(self, worker: Worker) -> None:
         """Go on with this engine."""
@@ -141,8 +143,8 @@ class Shift(Middleware):
         is_pressed = self.error is not None and not isinstance(self.error, Exception)
         return self._ended_at + (_LAST_MOMENT_S if is_pressed else grace_s) - monotonic()
 
-    def abandon(self) -> None:
-        """In a forked child: let go of the parent's connections."""
+    def leave_parent(self) -> None:
+        """In a forked child: let go of the connections, or a dead parent's jobs would not be run by somebody else."""
         for link in self._worker.links if self._worker is not None else ():
             if link.session is not None:
                 link.session.abandon()

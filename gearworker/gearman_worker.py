@@ -12,9 +12,7 @@ connect again with the new tasks. To take a task back on a connection would have
 from __future__ import annotations
 
 import functools
-import os
 import sys
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from time import monotonic
@@ -81,7 +79,6 @@ class GearmanWorker:
         self._tasks: dict[str, Task] = {}
         self._client_id = ""
         self._shift: Shift | None = None
-        _let_go_at_fork(self)
 
     # ------------------------------------------------------------------ what it can do
 
@@ -253,11 +250,6 @@ class GearmanWorker:
         except Exception as error:  # for work() to raise; this job is answered
             shift.end(error)
 
-    def _let_go(self) -> None:
-        """In a forked child: the connections are the parent's."""
-        if self._shift is not None:
-            self._shift.abandon()
-
     # ------------------------------------------------------------------ hooks
 
     def on_job_execute(self, current_job: GearmanJob) -> bool:
@@ -383,15 +375,3 @@ def _answer(job: GearmanJob, packet_type: PacketType, data: bytes) -> None:
 
 def _is_answered(job: GearmanJob) -> bool:
     return isinstance(job.connection, Exchange) and job.connection.answer is not None
-
-
-def _let_go_at_fork(worker: GearmanWorker) -> None:
-    """A forked child that kept the sockets would keep the jobs of a dead parent from being run by somebody else."""
-    reference = weakref.ref(worker)
-
-    def let_go() -> None:
-        worker = reference()
-        if worker is not None:
-            worker._let_go()
-
-    os.register_at_fork(after_in_child=let_go)

@@ -173,7 +173,7 @@ class Homes(Generic[G]):
         self._make_guest = make_guest
         self._inherited: list[Home[G]] = []
         self._start_afresh()
-        _abandon_at_fork(self)
+        leave_parent_at_fork(self)
 
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
@@ -208,8 +208,9 @@ class Homes(Generic[G]):
         return [*self._by_hub.values(), *([self._own] if self._own else [])]
 
     def _drop_dead_hubs(self) -> None:
-        for hub in [hub for hub in self._by_hub if hub.loop is None or not hub.loop.ptr]:
-            del self._by_hub[hub]
+        # Other threads may add and drop homes meanwhile.
+        for hub in [hub for hub in list(self._by_hub) if hub.loop is None or not hub.loop.ptr]:
+            self._by_hub.pop(hub, None)
 
     def _make_own(self) -> Home[G]:
         with self._lock:
@@ -293,24 +294,32 @@ def _end_calls(home: Home[Any]) -> None:
         call.greenlet.kill(InvalidClientState(_CLOSED), timeout=_LAST_CALLS_S)
 
 
-_living: weakref.WeakSet[Homes[Any]] = weakref.WeakSet()
-"""Every client of the process: the one hook that a process can have for forks must find them."""
+class Inheritor(Protocol):
+    """What a forked child must not go on with."""
+
+    def leave_parent(self) -> None:
+        """Called in the child: let go of the parent's connections without a word to the peers."""
 
 
-def _abandon_at_fork(homes: Homes[Any]) -> None:
+_living: weakref.WeakSet[Inheritor] = weakref.WeakSet()
+"""Everything with connections in the process: the one hook that a process can have for forks must find it."""
+
+
+def leave_parent_at_fork(inheritor: Inheritor) -> None:
+    """Have ``leave_parent`` called in every child that is forked as long as the inheritor lives."""
     if not _hooks:
-        os.register_at_fork(after_in_child=_abandon_all)
-        _hooks.append(_abandon_all)
-    _living.add(homes)
+        os.register_at_fork(after_in_child=_leave_parent)
+        _hooks.append(_leave_parent)
+    _living.add(inheritor)
 
 
 _hooks: list[Callable[[], None]] = []
 
 
-def _abandon_all() -> None:
+def _leave_parent() -> None:
     """In a forked child, before its hub runs: a reader greenlet that came along would take the parent's packets."""
-    for homes in list(_living):
-        homes.leave_parent()
+    for inheritor in list(_living):
+        inheritor.leave_parent()
 
 
 def _running_hub() -> Any:

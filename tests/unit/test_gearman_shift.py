@@ -195,9 +195,19 @@ def test_other_tasks_alone_press_nobody_until_it_ends(shift: Shift, worker: Fake
 
 def test_a_forked_child_lets_go_of_every_connection(shift: Shift, worker: FakeWorker, session: FakeSession) -> None:
     worker.links[1].session = session
-    shift.abandon()
+    shift.leave_parent()
     assert session.sent == [("abandoned",)]
-    Shift().abandon()
+    Shift().leave_parent()
+
+
+def test_however_many_calls_of_work_there_are_the_process_has_one_hook_for_forks(
+    shift: Shift, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks: list[object] = []
+    monkeypatch.setattr("os.register_at_fork", lambda **options: hooks.append(options))
+    for _ in range(3):
+        Shift()
+    assert hooks == []
 
 
 # ---------------------------------------------------------------------- exchanges
