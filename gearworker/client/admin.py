@@ -287,6 +287,7 @@ class GearmanAdminClient:
         Raises:
             JobServerError: ``UNKNOWN_COMMAND``: this job server can't be stopped this way.
         """
+        self.close()  # a connection that stands would be taken for stale when it ends, and the command sent again
         try:
             self.ask(text.shutdown(graceful=graceful))
         except ConnectionLost:

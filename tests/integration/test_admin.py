@@ -285,6 +285,29 @@ def test_a_shutdown_that_ends_the_connection_has_worked() -> None:
         GearmanAdminClient(address).send_shutdown()
 
 
+def test_a_shutdown_that_ends_the_job_server_has_worked_on_a_client_in_use_too() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    while line := connection.recv(1000):
+                        if line.startswith(b"shutdown"):
+                            listener.close()
+                            return
+                        connection.sendall(b"OK 1\n")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    with GearmanAdminClient(f"127.0.0.1:{listener.getsockname()[1]}") as admin:
+        assert admin.get_version() == "1"
+        admin.send_shutdown()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+
+
 def test_the_worker_of_these_tests_counts_as_one(admin: GearmanAdminClient, gearmand: Gearmand) -> None:
     with TinyWorker(gearmand.port, {"a": lambda job: b"", "b": lambda job: b""}):
         wait_until(lambda: sum(row["workers"] for row in admin.get_status()) == 2)
