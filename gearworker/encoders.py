@@ -31,7 +31,7 @@ class BytesEncoder:
     name = "bytes"
 
     def encode(self, obj: Any, /) -> bytes:
-        """Take bytes, anything with a buffer, text or None.
+        """Take bytes, a bytearray or memoryview, text or None.
 
         Raises:
             PayloadError: for any other type, and for text that UTF-8 can't carry.

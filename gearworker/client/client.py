@@ -28,7 +28,6 @@ from gearworker.protocol.codec import DEFAULT_MAX_PACKET_BYTES
 from gearworker.request import JOB_UNKNOWN, PRIORITY_NONE, GearmanJobRequest
 
 JOB_SERVERS_VARIABLE = "GEARWORKER_JOB_SERVERS"
-_MAP_SUBMIT_S = 30.0
 
 
 class GearmanClient:

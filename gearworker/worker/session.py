@@ -43,7 +43,7 @@ _DRAINED: Final = b"drained"
 _STALLED_TICKS: Final = 2
 _FRUITLESS_WAKES: Final = 8
 _MAX_REST_S: Final = 0.1
-"""So many updates of native threads may wait for the hub; then their threads wait for it."""
+"""The longest pause of a connection that the job server wakes more than ``_FRUITLESS_WAKES`` times without a job."""
 
 
 @dataclass(frozen=True)

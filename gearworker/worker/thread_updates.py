@@ -15,6 +15,7 @@ from gearworker.net.connection import Connection
 from gearworker.protocol.packets import PacketType
 
 _MAX_WAITING: Final = 32
+"""So many updates may wait for the hub; then their threads wait for it."""
 _POLL_S: Final = 0.005
 
 WriteUpdate = Callable[[GearmanJob, PacketType, tuple[bytes, ...]], None]
