@@ -230,8 +230,10 @@ class Session:
 
     def _fail_unseen(self, raw_handle: bytes) -> None:
         """Fail a job that no slot ever saw."""
-        self._connection.write(self._protocol.finish(PacketType.WORK_FAIL, raw_handle))
         self._pool.give_back(1)
+        packet = self._protocol.finish(PacketType.WORK_FAIL, raw_handle)
+        if not self.closed:  # else the jobs behind this one in what came would take their slots along
+            self._connection.write(packet)
         self._check_idle()
 
     def _return_lent(self, count: int) -> None:

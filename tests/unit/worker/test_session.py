@@ -206,6 +206,14 @@ def test_a_job_too_large_is_failed_once_and_the_next_runs(
     assert made.connection.take()[0] == ("WORK_COMPLETE", b"H:2", b"done ")
 
 
+def test_a_job_too_large_on_a_connection_that_has_just_ended_costs_no_slot(house: Callable[..., House]) -> None:
+    made = house(max_packet_bytes=2000)
+    made.session._on_registered = lambda: made.session.close("by a hook")
+    made.connection.put(REGISTERED + assign(b"H:1", b"x" * 5000))
+    assert made.serving.dead
+    assert made.pool.free == 4
+
+
 def test_an_error_packet_is_logged(house: Callable[..., House], caplog: pytest.LogCaptureFixture) -> None:
     made = house()
     made.connection.put(REGISTERED, encode_response(_T.ERROR, b"JOB_NOT_FOUND", b"Job given in work result not found"))
