@@ -221,8 +221,8 @@ def test_a_process_that_ends_while_its_stack_is_read(run: Run) -> None:
 
 
 def test_twenty_restarts_leave_neither_descriptors_nor_zombies(run: Run) -> None:
-    wait_for(lambda: run(shell="exit 0").exit_code is not None or True)
-    gevent.sleep(0.2)
+    first = run(shell="exit 0")  # brings what the rest of the process's life has
+    wait_for(lambda: first.exit_code is not None)
     before, children_before = descriptors(), children()
     for number in range(20):
         process = run(shell=("exit 0", "exit 3", "kill -KILL $$")[number % 3])
