@@ -200,17 +200,12 @@ class Config(Section, frozen=True, kw_only=True):
         if DEFAULT_POOL not in self.pools:
             msgspec.structs.force_setattr(self, "pools", {DEFAULT_POOL: Pool(), **self.pools})
 
-    def client_id_for(self, pool: str | None = None) -> str:
-        """The client id of this process, as job servers show it; cut to what they keep.
-
-        Args:
-            pool: added at the end; without it, room is left for the longest pool's name.
-        """
+    def client_id_for(self) -> str:
+        """The client id of this process, as job servers show it; cut so that they keep it with any pool's name."""
         values = {"hostname": os.uname().nodename, "pid": str(os.getpid())}
         text = _PLACEHOLDER.sub(lambda match: values[match[1]], self.client_id)
-        room = MAX_CLIENT_ID_BYTES - 1 - (max(map(len, self.pools)) if pool is None else len(pool))
-        kept = text.encode()[:room].decode(errors="ignore")
-        return kept if pool is None else f"{kept}/{pool}"
+        room = MAX_CLIENT_ID_BYTES - 1 - max(map(len, self.pools))
+        return text.encode()[:room].decode(errors="ignore")
 
     def addresses(self) -> list[str | dict[str, Any]]:
         """The job servers as ``Address.parse`` takes them; "embedded" stays as it is."""

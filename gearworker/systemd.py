@@ -64,10 +64,6 @@ class Notifier:
         """Say that the service is alive; due every ``watchdog_interval_s()``."""
         return self.notify(WATCHDOG="1")
 
-    def main_pid(self, pid: int) -> bool:
-        """Name the service's main process, where it is not the one that systemd started."""
-        return self.notify(MAINPID=str(pid))
-
     def watchdog_interval_s(self) -> float | None:
         """How often ``watchdog`` is due, in seconds: half the time after which systemd acts.
 

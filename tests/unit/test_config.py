@@ -377,11 +377,9 @@ class TestClientId:
         config = parse("client_id: '{hostname}/{pid}/{pid}'")
         pid = os.getpid()
         assert config.client_id_for() == f"{os.uname().nodename}/{pid}/{pid}"
-        assert config.client_id_for("images") == f"{os.uname().nodename}/{pid}/{pid}/images"
 
     def test_cut_to_what_job_servers_keep(self) -> None:
         config = parse("client_id: '" + "ü" * 63 + "'\npools: {images: {}}")
-        assert config.client_id_for("images") == "ü" * 60 + "/images"
         assert config.client_id_for() == "ü" * 59
 
 

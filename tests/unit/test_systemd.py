@@ -30,23 +30,19 @@ def notifier(manager: socket.socket) -> Notifier:
     return Notifier({"NOTIFY_SOCKET": manager.getsockname()})
 
 
-def test_ready_stopping_status_watchdog_and_main_pid_are_single_datagrams(
-    manager: socket.socket, notifier: Notifier
-) -> None:
+def test_ready_stopping_status_and_watchdog_are_single_datagrams(manager: socket.socket, notifier: Notifier) -> None:
     assert notifier.enabled
     assert notifier.ready()
     assert notifier.ready("serving 3 tasks")
     assert notifier.stopping("draining")
     assert notifier.status("2 of 2 processes")
     assert notifier.watchdog()
-    assert notifier.main_pid(4711)
-    assert [manager.recv(4096) for _ in range(6)] == [
+    assert [manager.recv(4096) for _ in range(5)] == [
         b"READY=1",
         b"READY=1\nSTATUS=serving 3 tasks",
         b"STOPPING=1\nSTATUS=draining",
         b"STATUS=2 of 2 processes",
         b"WATCHDOG=1",
-        b"MAINPID=4711",
     ]
 
 
