@@ -22,16 +22,21 @@ from __future__ import annotations
 
 from collections import deque
 from functools import lru_cache
-from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from gearworker.errors import ProtocolError
 from gearworker.protocol.codec import DEFAULT_MAX_PACKET_BYTES, Decoder, Oversized, encode_request
-from gearworker.protocol.packets import MAX_ARGUMENT_BYTES, REQUEST_MAGIC, RESPONSE_MAGIC, Packet, PacketType
+from gearworker.protocol.packets import (
+    HEADER,
+    MAX_ARGUMENT_BYTES,
+    MAX_BODY_BYTES,
+    REQUEST_MAGIC,
+    RESPONSE_MAGIC,
+    Packet,
+    PacketType,
+)
 
 _T = PacketType
-_HEADER: Final = Struct(">4sII")
-_MAX_BODY_BYTES: Final = 2**32 - 1
 _ANSWERS: Final = frozenset({_T.JOB_CREATED, _T.STATUS_RES, _T.STATUS_RES_UNIQUE, _T.ECHO_RES, _T.OPTION_RES, _T.ERROR})
 _UPDATES: Final = frozenset({_T.WORK_DATA, _T.WORK_WARNING, _T.WORK_STATUS})
 _FINALS: Final = frozenset({_T.WORK_COMPLETE, _T.WORK_FAIL, _T.WORK_EXCEPTION})
@@ -149,10 +154,10 @@ class ClientProtocol:
         """
         packet_type, head, data = submission
         size = len(head) + len(data)
-        if size > _MAX_BODY_BYTES:
-            raise ProtocolError(f"{packet_type.name} of {size} bytes; the protocol's limit is {_MAX_BODY_BYTES}")
+        if size > MAX_BODY_BYTES:
+            raise ProtocolError(f"{packet_type.name} of {size} bytes; the protocol's limit is {MAX_BODY_BYTES}")
         self._open.append((_T.JOB_CREATED, request, not background))
-        return b"".join((_HEADER.pack(REQUEST_MAGIC, packet_type, size), head, data))
+        return b"".join((HEADER.pack(REQUEST_MAGIC, packet_type, size), head, data))
 
     def get_status(self, request: Any, handle: bytes) -> bytes:
         """Ask for a job's status; answered by STATUS_RES."""
@@ -198,23 +203,21 @@ class ClientProtocol:
         packet_type = packet.type
         if packet_type in _ANSWERS:
             return self._take_answer(packet, deliveries)
-        if packet_type in _FINALS:
-            if not packet.args:
-                return ProtocolError(f"{packet_type.name} is too large, and it names no handle")
-            # gearmand lets a NUL slip in behind the handle of the WORK_FAIL that stands for a WORK_EXCEPTION.
-            job = self._tracked.pop(packet.args[0].rstrip(b"\0"), None)
-            for request in job.requests if job is not None else ():
-                deliveries.append(Delivery(request, packet))
-            return None
+        if packet_type not in _FINALS and packet_type not in _UPDATES:
+            return ProtocolError(f"the job server sent {packet_type.name} to a client")
+        if not packet.args:
+            return ProtocolError(f"{packet_type.name} is too large, and it names no handle")
         if packet_type in _UPDATES:
-            if not packet.args:
-                return ProtocolError(f"{packet_type.name} is too large, and it names no handle")
             tracked = self._tracked.get(packet.args[0])
             if tracked is not None:
                 tracked.quiet = False
                 deliveries.append(Delivery(tracked.next(), packet))
             return None
-        return ProtocolError(f"the job server sent {packet_type.name} to a client")
+        # gearmand lets a NUL slip in behind the handle of the WORK_FAIL that stands for a WORK_EXCEPTION.
+        job = self._tracked.pop(packet.args[0].rstrip(b"\0"), None)
+        for request in job.requests if job is not None else ():
+            deliveries.append(Delivery(request, packet))
+        return None
 
     def _take_answer(
         self, packet: Packet | Oversized, deliveries: list[Delivery | ProtocolError]

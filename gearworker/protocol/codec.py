@@ -16,13 +16,14 @@ copied again for each receive.
 from __future__ import annotations
 
 from collections.abc import Callable
-from struct import Struct
 from typing import Final, NamedTuple
 
 from gearworker.errors import ProtocolError, UnknownCommandError
 from gearworker.protocol.packets import (
+    HEADER,
     HEADER_BYTES,
     MAX_ARGUMENT_BYTES,
+    MAX_BODY_BYTES,
     PACKETS,
     REQUEST_MAGIC,
     RESPONSE_MAGIC,
@@ -35,7 +36,6 @@ MAX_TEXT_LINE_BYTES: Final = 8 * 1024
 OVERSIZED_HEAD_BYTES: Final = 1024
 """How much of an oversized body is looked at for its leading arguments; more than all of them can have."""
 
-_HEADER: Final = Struct(">4sII")
 _NUMBER_ARGUMENTS: Final = frozenset({"numerator", "denominator", "epoch", "known", "running", "clients", "timeout"})
 _MAX_U32: Final = 2**32 - 1
 _MAX_DIGITS: Final = 10
@@ -89,13 +89,13 @@ def encode_work(packet_type: PacketType, handle: bytes, data: bytes) -> bytes:
     makes its handles, it takes them back.
     """
     return b"".join(
-        (_HEADER.pack(REQUEST_MAGIC, packet_type, len(handle) + 1 + len(data)), handle, b"\0", data),
+        (HEADER.pack(REQUEST_MAGIC, packet_type, len(handle) + 1 + len(data)), handle, b"\0", data),
     )
 
 
 def encode_work_fail(handle: bytes) -> bytes:
     """WORK_FAIL for a handle that came out of a decoder; unchecked, as ``encode_work`` is."""
-    return _HEADER.pack(REQUEST_MAGIC, PacketType.WORK_FAIL, len(handle)) + handle
+    return HEADER.pack(REQUEST_MAGIC, PacketType.WORK_FAIL, len(handle)) + handle
 
 
 def _encode(magic: bytes, packet_type: PacketType, args: tuple[bytes, ...]) -> bytes:
@@ -106,9 +106,11 @@ def _encode(magic: bytes, packet_type: PacketType, args: tuple[bytes, ...]) -> b
     for index, (name, value) in enumerate(zip(names, args, strict=True)):
         _check_argument(packet_type, name, value, is_last=index == last)
     body = b"\0".join(args)
-    if len(body) > _MAX_U32:
-        raise ProtocolError(f"{packet_type.name} has a body of {len(body)} bytes; the protocol's limit is {_MAX_U32}")
-    return _HEADER.pack(magic, packet_type, len(body)) + body
+    if len(body) > MAX_BODY_BYTES:
+        raise ProtocolError(
+            f"{packet_type.name} has a body of {len(body)} bytes; the protocol's limit is {MAX_BODY_BYTES}"
+        )
+    return HEADER.pack(magic, packet_type, len(body)) + body
 
 
 def _check_argument(packet_type: PacketType, name: str, value: bytes, *, is_last: bool) -> None:
@@ -189,7 +191,7 @@ class Decoder:
 
     def _parse(self, data: bytes, events: list[Event]) -> list[Event]:
         append = events.append
-        unpack, new, magic, limit = _HEADER.unpack_from, tuple.__new__, self._magic, self.max_packet_bytes
+        unpack, new, magic, limit = HEADER.unpack_from, tuple.__new__, self._magic, self.max_packet_bytes
         types, splits, known = _TYPES, _SPLITS, len(_TYPES)
         position, end = 0, len(data)
         while end - position >= HEADER_BYTES:

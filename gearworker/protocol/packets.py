@@ -12,11 +12,15 @@ Source: the protocol section of gearmand's documentation; gearmand 1.1.20, libge
 from __future__ import annotations
 
 from enum import Flag, IntEnum, auto
+from struct import Struct
 from typing import Final, NamedTuple
 
 REQUEST_MAGIC: Final = b"\0REQ"
 RESPONSE_MAGIC: Final = b"\0RES"
-HEADER_BYTES: Final = 12
+HEADER: Final = Struct(">4sII")
+"""Magic, type, size of the body."""
+HEADER_BYTES: Final = HEADER.size
+MAX_BODY_BYTES: Final = 2**32 - 1
 DEFAULT_PORT: Final = 4730
 
 

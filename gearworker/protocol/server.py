@@ -23,11 +23,10 @@ Source: gearmand 1.1.20, libgearman-server/server.cc and text.cc, and its answer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from struct import Struct
 from typing import Final, NamedTuple
 
 from gearworker.protocol.codec import Event, Oversized, TextLine
-from gearworker.protocol.packets import PACKETS, RESPONSE_MAGIC, Packet, PacketType
+from gearworker.protocol.packets import HEADER, PACKETS, RESPONSE_MAGIC, Packet, PacketType
 from gearworker.protocol.queue import HIGH, LOW, NORMAL, Job, JobStore, Peer, QueueFull
 from gearworker.protocol.server_text import AdminDesk, Identity, leading_integer
 
@@ -38,7 +37,6 @@ MAX_UNIQUE_BYTES: Final = 64
 MAX_CLIENT_ID_BYTES: Final = 127
 
 _T = PacketType
-_HEADER: Final = Struct(">4sII")
 _MAX_DUE_S: Final = 2**63 - 1
 
 _NOT_FOUND: Final = b"Job given in work result not found"
@@ -74,7 +72,7 @@ class Limits(NamedTuple):
 def pack(packet_type: PacketType, *args: bytes) -> bytes:
     """A packet to a peer; nothing is checked, since its arguments came out of a decoder."""
     body = b"\0".join(args)
-    return _HEADER.pack(RESPONSE_MAGIC, packet_type, len(body)) + body
+    return HEADER.pack(RESPONSE_MAGIC, packet_type, len(body)) + body
 
 
 class JobServer:
@@ -257,7 +255,7 @@ class JobServer:
         if store.woken:
             self._send_noops()
         handle = job.handle
-        self._out.append((peer.id, _HEADER.pack(RESPONSE_MAGIC, _T.JOB_CREATED, len(handle)) + handle))
+        self._out.append((peer.id, HEADER.pack(RESPONSE_MAGIC, _T.JOB_CREATED, len(handle)) + handle))
 
     def _get_status(self, peer: Peer, packet_type: PacketType, args: list[bytes]) -> None:
         handle = args[0].partition(b"\0")[0]

@@ -275,7 +275,7 @@ def test_usable_names() -> None:
 def test_a_payload_over_the_protocols_limit_is_refused_before_anything_is_open(
     protocol: ClientProtocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gearworker.protocol.client._MAX_BODY_BYTES", 8)
+    monkeypatch.setattr("gearworker.protocol.client.MAX_BODY_BYTES", 8)
     with pytest.raises(ProtocolError, match="SUBMIT_JOB of 9 bytes"):
         submit(protocol, "r")
     assert protocol.open_questions == 0

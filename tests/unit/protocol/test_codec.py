@@ -346,6 +346,6 @@ def test_the_fast_ways_of_a_job_equal_the_checked_ones() -> None:
 
 
 def test_a_body_over_the_protocols_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "_MAX_U32", 1000)
+    monkeypatch.setattr(codec, "MAX_BODY_BYTES", 1000)
     with pytest.raises(ProtocolError, match="a body of 1002 bytes; the protocol's limit is 1000"):
         encode_request(_T.SUBMIT_JOB, b"t", b"u", b"x" * 998)
