@@ -173,10 +173,11 @@ class EmbeddedJobServer:
 
     def _deliver(self, outputs: Outputs) -> bool:
         """Hand outputs to their connections; whether the one that caused them goes on."""
-        connections = self._connections
+        connections, goes_on = self._connections, True
         for number, data in outputs:
             if data is None:
-                return False
+                goes_on = False
+                continue  # what follows may be for others
             connection = connections.get(number)
             if connection is None or connection.closed:
                 continue
@@ -184,7 +185,7 @@ class EmbeddedJobServer:
             if connection.unsent_bytes > self.max_output_bytes:
                 logger.warning("embedded job server: closed %s, which does not read", connection.address)
                 connection.close("it does not read")
-        return True
+        return goes_on
 
     # Jobs for later
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gearworker.errors import ConfigError
@@ -26,3 +28,20 @@ def test_other_addresses_than_loopback_are_refused(host: str) -> None:
 )
 def test_its_address(host: str, address: str) -> None:
     assert EmbeddedJobServer(host, 4730).address == address
+
+
+def test_a_connection_that_is_to_be_closed_keeps_nothing_from_the_others() -> None:
+    class Other:
+        closed, unsent_bytes = False, 0
+
+        def __init__(self) -> None:
+            self.written: list[bytes] = []
+
+        def write(self, data: bytes) -> None:
+            self.written.append(data)
+
+    server = EmbeddedJobServer()
+    other: Any = Other()
+    server._connections[2] = other
+    assert not server._deliver([(1, None), (2, b"a noop")])
+    assert other.written == [b"a noop"]
