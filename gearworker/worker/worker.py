@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -99,8 +98,7 @@ class Worker:
         """
         self.draining = True
         drains = [gevent.spawn(link.drain) for link in self.links]
-        deadline = monotonic() + grace_s
-        gevent.joinall(drains, timeout=max(0.0, deadline - monotonic()))
+        gevent.joinall(drains, timeout=grace_s)
         finished = all(drain.ready() for drain in drains)
         gevent.killall(drains)
         self.stop()
