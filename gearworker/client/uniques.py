@@ -72,7 +72,7 @@ class UniqueGuard:
         self._doubtful: weakref.WeakSet[GearmanJobRequest] = weakref.WeakSet()
 
     def submit(self, link: Link, requests: Requests, deadline: Deadline) -> None:
-        """Submit requests to a job server; some of them may be FAILED or still UNKNOWN afterwards.
+        """Submit requests to a job server; some of them may be FAILED or, where time ran out, still UNKNOWN.
 
         Raises:
             ConnectionLost: the connection ended.
@@ -88,6 +88,8 @@ class UniqueGuard:
             return
         keys = {(link, unique) for unique in chosen}
         while not self._in_check.isdisjoint(keys):
+            if deadline.is_over:
+                return
             gevent.sleep(_TURN_S)
         self._in_check |= keys
         try:

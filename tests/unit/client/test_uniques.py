@@ -6,6 +6,7 @@ import gc
 import weakref
 from typing import Any
 
+import gevent
 import pytest
 
 from gearworker.client import uniques as client_uniques
@@ -13,7 +14,7 @@ from gearworker.client.link import Link
 from gearworker.client.uniques import UniqueGuard, unique_of
 from gearworker.client.waiting import Deadline
 from gearworker.errors import JobLost, ServerUnavailable
-from gearworker.job import JOB_CREATED, JOB_FAILED, GearmanJob, GearmanJobRequest
+from gearworker.job import JOB_CREATED, JOB_FAILED, JOB_UNKNOWN, GearmanJob, GearmanJobRequest
 from gearworker.net.address import Address
 from gearworker.protocol.packets import Packet, PacketType
 from gearworker.protocol.text import JobStatus, TaskStatus
@@ -95,6 +96,16 @@ def test_requests_that_are_never_verified_are_not_kept() -> None:
     gone = weakref.ref(doubtful(guard))
     gc.collect()
     assert gone() is None
+
+
+def test_who_waits_for_the_look_up_of_another_waits_no_longer_than_its_deadline() -> None:
+    guard = UniqueGuard(is_active=True)
+    guard._in_check.add((LINK, b"u"))  # another submit's, which hangs
+    request = GearmanJobRequest(GearmanJob(None, None, "t", "u", b"x"))
+    with gevent.Timeout(5):
+        guard.submit(LINK, [request], Deadline(0.01))
+    assert request.state == JOB_UNKNOWN
+    assert guard._in_check == {(LINK, b"u")}
 
 
 def test_the_unique_as_it_is_sent() -> None:
