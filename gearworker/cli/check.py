@@ -60,9 +60,9 @@ def tasks(config: str, as_json: bool, verbose: bool) -> None:
 
 def _load(config: str, verbose: bool) -> tuple[Config, TaskRegistry]:
     """Load as ``run`` does, patches included: a module that can't stand them should show it here."""
-    from gevent import monkey
+    from gearworker.patching import patch_standard_library
 
-    monkey.patch_all()
+    patch_standard_library()
 
     from gearworker.cli.app import load_app
 

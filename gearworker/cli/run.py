@@ -29,9 +29,9 @@ def run(config: str, watch: bool, log_level: str | None, log_format: str | None,
         options = {"--log-level": log_level, "--log-format": log_format, "--verbose": verbose or None}
         arguments = [part for name, value in options.items() if value for part in (name, value) if part is not True]
         return watch_and_run(config, arguments)
-    from gevent import monkey
+    from gearworker.patching import patch_standard_library
 
-    monkey.patch_all()
+    patch_standard_library()
 
     return _run(config, log_level, log_format, verbose)
 
@@ -70,9 +70,9 @@ def _read_config(path: str, log_level: str | None, log_format: str | None) -> tu
 @click.argument("stack_fd", type=int)
 def child(channel_fd: int, stack_fd: int) -> int:
     """Be a worker process; the supervisor starts this, and gives the open descriptors."""
-    from gevent import monkey
+    from gearworker.patching import patch_standard_library
 
-    monkey.patch_all()
+    patch_standard_library()
 
     from gearworker.cli.app import load_tasks
     from gearworker.service.child import run_child
