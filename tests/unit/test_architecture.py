@@ -33,7 +33,8 @@ FLOORS: dict[str, list[str]] = {
         "http", "http.page", "http.app", "http.server", "testing", "pytest_plugin",
     ],
     "5 process": [
-        "patching", "logs", "systemd", "service", "service.assembly", "service.stopping", "service.single", "service.channel",
+        "patching", "logs", "systemd",
+        "service", "service.assembly", "service.stopping", "service.single", "service.channel",
         "service.child", "service.process", "service.fleet", "service.recycling", "service.starts",
         "service.supervisor", "service.announcer", "service.exposition", "service.main",
     ],
