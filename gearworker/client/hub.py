@@ -124,6 +124,10 @@ class _Call:
         self.report: Callable[[], None] = lambda: None
 
     def spawn(self) -> None:
+        if self.home.has_ended:  # its thread may be another home's by now
+            self.error = InvalidClientState(_CLOSED)
+            self.report()
+            return
         self.home.calls.add(self)
         self.greenlet = gevent.spawn(self.run)
 
@@ -215,16 +219,15 @@ class Homes(Generic[G]):
     def _make_own(self) -> Home[G]:
         with self._lock:
             if self._own is None:
-                started: list[Home[G]] = []
-                ready = _new_lock()
-                ready.acquire()
-                _start_thread(_live, (self._make_guest, started, ready))
-                ready.acquire()
-                self._own = started[0]
+                try:
+                    thread = _left_threads.pop()
+                except IndexError:
+                    thread = _OwnThread()
+                self._own = thread.make_home(self._make_guest)
             return self._own
 
     def close(self, *, wait: bool = True) -> None:
-        """Close every guest and end the own thread. Usable again afterwards: new homes are made.
+        """Close every guest and leave the own thread. Usable again afterwards: new homes are made.
 
         Args:
             wait: until the own thread has closed its guest, for a moment.
@@ -245,44 +248,59 @@ class Homes(Generic[G]):
                 own.ended.acquire(True, _CLOSE_S)
 
     def close_with(self, owner: object) -> None:
-        """Close when the owner is garbage, or the interpreter ends."""
-        weakref.finalize(owner, self.close, wait=False)
+        """Close when the owner is garbage; an interpreter that ends lets the system close everything."""
+        weakref.finalize(owner, self.close, wait=False).atexit = False
 
 
-def _live(make_guest: Callable[[], Any], started: list[Home[Any]], ready: Any) -> None:
-    """The own thread's life."""
-    hub: Any = gevent.get_hub()
-    hub.name = "gearworker client"
-    idle_watchers = hub.loop.activecnt
-    home = Home(hub, make_guest(), is_own=True)
-    started.append(home)
-    ready.release()
-    keeps_loop_alive = hub.loop.async_()
-    keeps_loop_alive.start(lambda: None)
-    try:
-        home.leave.wait()
-        home.guest.close()
-        _end_calls(home)
-    finally:
-        home.has_ended = True
-        keeps_loop_alive.close()
-        settled = _settle(hub, idle_watchers)
-        home.ended.release()
-        if settled:
-            hub.destroy(destroy_loop=True)
+class _OwnThread:
+    """A native thread with a hub, in which one home after another lives.
 
-
-def _settle(hub: Any, idle_watchers: int) -> bool:
-    """Let the greenlets of closed connections end; whether all did.
-
-    A watcher that outlives its loop writes into freed memory, so a loop that does not come to rest is not destroyed.
+    It never ends and its loop is never destroyed: what still holds a watcher of a destroyed loop writes into freed
+    memory, and an interpreter that ends while a thread takes its greenlets apart crashes. So a thread that is left
+    waits for the next home.
     """
-    with gevent.Timeout(_LAST_CALLS_S, False):  # type: ignore[arg-type]  # False: end quietly; the stubs don't know
-        gevent.sleep(0)
-        while hub.loop.activecnt > idle_watchers + 1:  # the one is this time-out's own
-            gevent.sleep(0.001)
-        return True
-    return False
+
+    def __init__(self) -> None:
+        self.home: Home[Any] | None = None
+        self._make_guest: Callable[[], Any] = object
+        self._asked = Event()
+        self._made = _new_lock()
+        self._made.acquire()
+        self._hub: Any = None
+
+    def make_home(self, make_guest: Callable[[], G]) -> Home[G]:
+        """Make a home in this thread. Called in another thread, which is blocked for that moment."""
+        self._make_guest = make_guest
+        if self._hub is None:
+            _start_thread(self._live, ())
+        else:
+            self._hub.loop.run_callback_threadsafe(self._asked.set)
+        self._made.acquire()
+        assert self.home is not None
+        return self.home
+
+    def _live(self) -> None:
+        self._hub = hub = gevent.get_hub()
+        hub.name = "gearworker client"
+        keeps_loop_alive = hub.loop.async_()
+        keeps_loop_alive.start(lambda: None)
+        while True:
+            home = self.home = Home(hub, self._make_guest(), is_own=True)
+            self._made.release()
+            home.leave.wait()
+            home.guest.close()
+            _end_calls(home)
+            home.has_ended = True
+            self.home, self._make_guest = None, object
+            _left_threads.append(self)
+            home.ended.release()
+            del home
+            self._asked.wait()
+            self._asked.clear()
+
+
+_left_threads: list[_OwnThread] = []
+"""Threads whose homes have ended; a thread outlives its client, so they belong to the process."""
 
 
 def _end_calls(home: Home[Any]) -> None:
@@ -318,6 +336,7 @@ _hooks: list[Callable[[], None]] = []
 
 def _leave_parent() -> None:
     """In a forked child, before its hub runs: a reader greenlet that came along would take the parent's packets."""
+    _left_threads.clear()
     for inheritor in list(_living):
         inheritor.leave_parent()
 

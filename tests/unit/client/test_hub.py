@@ -118,7 +118,7 @@ def test_a_call_that_is_given_up_ends_at_home(homes: Homes[Guest]) -> None:
     assert ended.wait(5)
 
 
-def test_closing_ends_the_own_thread_and_closes_the_guest_there(homes: Homes[Guest]) -> None:
+def test_closing_leaves_the_own_thread_and_closes_the_guest_there(homes: Homes[Guest]) -> None:
     own = in_thread(homes.here)
     homes.close()
     assert own.guest.closed_in == own.guest.made_in
