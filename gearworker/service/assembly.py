@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gearworker.config import Config
-from gearworker.errors import ConfigError
+from gearworker.errors import ConfigError, ServerUnavailable
 from gearworker.http.app import EndpointApp, RunningJob, Sources
 from gearworker.http.server import Endpoint
 from gearworker.jobserver import EmbeddedJobServer
@@ -26,6 +26,19 @@ def make_embedded_job_server(config: Config) -> EmbeddedJobServer | None:
         if _is_embedded(server):
             return EmbeddedJobServer(port=int(str(server).partition(":")[2] or DEFAULT_PORT))
     return None
+
+
+def start_embedded_job_server(config: Config, embedded: EmbeddedJobServer | None) -> None:
+    """Start the embedded job server, if there is one.
+
+    Raises:
+        ConfigError: it can't listen, such as on a port in use.
+    """
+    if embedded is not None:
+        try:
+            embedded.start()
+        except ServerUnavailable as error:
+            raise config.error("job_servers", f"the embedded job server at {error.address}: {error.reason}") from None
 
 
 def resolve_addresses(config: Config, embedded_address: str | None) -> list[Address]:

@@ -14,7 +14,12 @@ from gearworker.metrics import CountsCollector, make_registry
 from gearworker.net.address import Address
 from gearworker.queues import QueueCollector
 from gearworker.service.announcer import Announcer
-from gearworker.service.assembly import make_embedded_job_server, resolve_addresses, start_endpoint
+from gearworker.service.assembly import (
+    make_embedded_job_server,
+    resolve_addresses,
+    start_embedded_job_server,
+    start_endpoint,
+)
 from gearworker.service.channel import Start
 from gearworker.service.exposition import ProcessesCollector
 from gearworker.service.supervisor import Supervisor
@@ -36,7 +41,6 @@ def run_service(read_config: ReadConfig, *, verbose: bool = False) -> int:
 
     Raises:
         ConfigError: the configuration, or an address in it, can't be used.
-        ServerUnavailable: the embedded job server can't listen.
 
     Switches: all the time.
     """
@@ -59,8 +63,7 @@ class _Service:
         config = self._supervisor.config
         configure_logging(config.log.level, config.log.format)
         try:
-            if self._embedded is not None:
-                self._embedded.start()
+            start_embedded_job_server(config, self._embedded)
             self._endpoint = start_endpoint(config, self._sources())
             log.info("supervisor %d: %d processes wanted; stop with SIGTERM", os.getpid(), self._supervisor.wanted)
             return self._supervisor.run()

@@ -23,6 +23,7 @@ from gearworker.service.assembly import (
     make_worker,
     resolve_addresses,
     running_jobs,
+    start_embedded_job_server,
     start_endpoint,
 )
 from gearworker.service.stopping import STOP_SIGNALS, Commands, log_stacks, run_until_stopped
@@ -42,8 +43,7 @@ def serve(config: Config, registry: TaskRegistry) -> int:
     Returns: the process's exit code.
 
     Raises:
-        ConfigError: pools, job servers or the HTTP address can't be used.
-        ServerUnavailable: the embedded job server can't listen.
+        ConfigError: pools, job servers, the HTTP address or the embedded job server's can't be used.
 
     Switches: all the time.
     """
@@ -58,8 +58,7 @@ def serve(config: Config, registry: TaskRegistry) -> int:
     watchers.append(gevent.signal_handler(signal.SIGUSR2, log_stacks, worker))
     try:
         hub_lag.start()
-        if embedded is not None:
-            embedded.start()
+        start_embedded_job_server(config, embedded)
         sources = Sources(
             registry=make_registry(
                 CountsCollector(lambda: counter.snapshot(worker, hub_lag.take_s())),

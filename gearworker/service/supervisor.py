@@ -208,8 +208,9 @@ class Supervisor:
             process = self.fleet.launch(plan.start, replaces)
         except OSError as error:
             log.error("no process can be started: %s", error.strerror or error)
-            self._starts.note_loss()
             self._exit_code = self._starts.note_failure(EXIT_CRASHED)
+            if self._exit_code is None:
+                self._starts.note_loss()
             return False
         self._plans[process], self._limits[process] = plan, Limits(plan.config.recycle)
         log.info("process %d started", process.pid)
@@ -280,7 +281,8 @@ class Supervisor:
             self._reload = None
         elif process.beat_at is None:
             self._exit_code = self._starts.note_failure(exit_code)
-        self._starts.note_loss(process.age_s)
+        if self._exit_code is None:
+            self._starts.note_loss(process.age_s)
 
     # ------------------------------------------------------------------ replacing
 

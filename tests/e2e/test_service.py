@@ -168,3 +168,13 @@ def test_without_a_supervisor_the_worker_runs_in_this_process(
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     assert (notify_socket.count("READY=1"), notify_socket.count("STOPPING=1")) == (1, 1)
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_an_embedded_job_server_whose_port_is_in_use(
+    gearmand: Gearmand, start_worker: StartWorker, processes: int
+) -> None:
+    worker = start_worker(tasks=TASKS, wait=False, processes=processes, job_servers=[f"embedded:{gearmand.port}"])
+    assert worker.wait() == 2
+    assert "config.yaml:1: job_servers: the embedded job server at" in worker.log
+    assert "Traceback" not in worker.log
