@@ -95,7 +95,9 @@ class EmbeddedJobServer:
         try:
             listener.start()
         except OSError as error:
-            raise ServerUnavailable(self.address, f"can't listen: {error.strerror or error}") from None
+            # Not the error's own text: gevent puts the address into it once more.
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise ServerUnavailable(self.address, f"can't listen: {reason}") from None
         self.port = int(listener.server_port or self.port)
         self._brain = self._new_brain()
         self._listener = listener
@@ -144,11 +146,11 @@ class EmbeddedJobServer:
             logger.warning("embedded job server: refused a connection, there are %d", self._limits.connections)
             sock.close()
             return
-        tune(sock)
         connection = self._connections[number] = Connection(sock, f"connection {number}")
         try:
+            tune(sock)
             self._read(brain, number, connection)
-        except ConnectionLost:
+        except (ConnectionLost, OSError):  # it may end before it is tuned
             pass
         finally:
             connection.close("closed by the job server")

@@ -31,7 +31,7 @@ def fetch_status(address: Address, *, timeout_s: float = QUEUE_TIMEOUT_S) -> tup
             try:
                 connection.write(request.line)
                 reply = bytearray()
-                while not request.is_complete(bytes(reply[-8:])) and len(reply) < _MAX_REPLY_BYTES:
+                while not request.is_complete(bytes(reply)) and len(reply) < _MAX_REPLY_BYTES:
                     reply += connection.recv()
                 return request.parse(bytes(reply))
             finally:

@@ -141,6 +141,7 @@ class _Call:
             self.report()
 
     def cancel(self) -> None:
+        self.home.calls.discard(self)  # a greenlet that never ran does not do it itself
         if self.greenlet is not None:
             self.greenlet.kill(block=False)
 

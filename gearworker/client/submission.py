@@ -87,6 +87,8 @@ def _kind_of(request: GearmanJobRequest) -> tuple[PacketType, bytes]:
         background = PacketType.SUBMIT_REDUCE_JOB_BACKGROUND
         # The fifth argument, an aggregator, is unused, and gearmand waits for ever where it is left out.
         return background if request.background else PacketType.SUBMIT_REDUCE_JOB, b"%b\0\0" % task_bytes(reducer)
-    if not request.background or when_to_run is None or not 0 <= when_to_run < 2**32:
-        raise ProtocolError(f"when_to_run is {when_to_run!r}; it goes with background jobs and is a Unix time")
+    if not request.background:
+        raise ProtocolError("when_to_run goes with background jobs only: gearmand has no delayed foreground jobs")
+    if when_to_run is None or not 0 <= when_to_run < 2**32:
+        raise ProtocolError(f"when_to_run is {when_to_run!r}, not a Unix time")
     return PacketType.SUBMIT_JOB_EPOCH, b"%d\0" % int(when_to_run)

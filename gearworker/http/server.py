@@ -7,6 +7,7 @@ comes, the oldest is closed: many clients that say nothing can't keep a probe or
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -79,7 +80,9 @@ class Endpoint:
         try:
             self._server.start()
         except OSError as error:
-            raise ConfigError(f"can't listen on {self._listen}: {error.strerror or error}", key="http.listen") from None
+            # Not the error's own text: gevent puts the address into it once more.
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise ConfigError(f"can't listen on {self._listen}: {reason}", key="http.listen") from None
         log.info("metrics and health at %s", self.url)
 
     @property
