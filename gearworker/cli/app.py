@@ -64,7 +64,9 @@ def _reason(error: BaseException, module: str) -> str:
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     if len(text) > _MAX_REASON_CHARS:
         text = text[:_MAX_REASON_CHARS] + "..."
-    name = "" if isinstance(error, (TaskError, ConfigError)) else type(error).__name__
+    if isinstance(error, TaskError):
+        return text  # it names the task's place itself
+    name = "" if isinstance(error, ConfigError) else type(error).__name__
     place = _place(error)
     return ": ".join(part for part in (name, text) if part) + (f" ({place})" if place else "")
 

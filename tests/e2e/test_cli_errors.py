@@ -158,11 +158,11 @@ class TestTaskModules:
             ("import json\njson.loads('{')\n", None),
             (
                 GOOD_TASKS + "\n\n@task('resize')\ndef other(job):\n    return b''\n",
-                "task 'resize' is registered twice: in app_tasks.py:4 and in app_tasks.py:9 (app_tasks.py:9)",
+                "task 'resize' is registered twice: in app_tasks.py:4 and in app_tasks.py:9",
             ),
             (
                 "from gearworker import task\n\n@task(retries=-1)\ndef resize(job):\n    return b''\n",
-                "task 'resize' (app_tasks.py:3): retries is -1, not a whole number from 0 (app_tasks.py:3)",
+                "task 'resize' (app_tasks.py:3): retries is -1, not a whole number from 0",
             ),
         ],
     )
