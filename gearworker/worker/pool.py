@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 TURN_S: Final = 0.01
 KILL_S: Final = 1.0
+DEFAULT_MAX_IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
 
 
 class Grabber(Protocol):
@@ -61,7 +62,7 @@ class Pool:
         concurrency: int,
         run: Callable[[GearmanJob], None],
         *,
-        max_in_flight_bytes: int = 64 * 1024 * 1024,
+        max_in_flight_bytes: int = DEFAULT_MAX_IN_FLIGHT_BYTES,
     ) -> None:
         self.name = name
         self.concurrency = concurrency

@@ -14,11 +14,9 @@ from gearworker.middleware import JobLog, Middleware
 from gearworker.net.address import Address, AddressLike
 from gearworker.task import Task
 from gearworker.worker.link import Link
-from gearworker.worker.pool import Pool
+from gearworker.worker.pool import DEFAULT_MAX_IN_FLIGHT_BYTES, Pool
 from gearworker.worker.runner import Runner
 from gearworker.worker.session import LinkSettings
-
-DEFAULT_MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)

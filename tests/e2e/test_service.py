@@ -92,7 +92,7 @@ def test_systemd_is_told_of_every_state(
     assert notify_socket.count("WATCHDOG=1") == 0  # nobody asked for it
 
 
-def test_the_watchdog_is_fed_only_while_the_workers_beat(
+def test_the_watchdog_is_fed_and_fed_again_after_a_blocked_worker_was_replaced(
     gearmand: Gearmand, start_worker: StartWorker, notify_socket: NotifySocket
 ) -> None:
     environ = {"NOTIFY_SOCKET": str(notify_socket.path), "WATCHDOG_USEC": "200000"}
